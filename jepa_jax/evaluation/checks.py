@@ -1,0 +1,48 @@
+"""What the probes demand of their input."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jepa_jax.errors import UserError
+
+
+def check_probe_input(
+    train_features: Float[np.ndarray, "n D"],
+    train_labels: Int[np.ndarray, "n"],
+    test_features: Float[np.ndarray, "m D"],
+    test_labels: Int[np.ndarray, "m"],
+) -> None:
+    """Raises UserError unless the four go together and training has two classes or more."""
+    for split, features, labels in (
+        ("training", train_features, train_labels),
+        ("test", test_features, test_labels),
+    ):
+        if np.ndim(features) != 2:
+            raise UserError(
+                f"{split} features have shape {np.shape(features)}: give (images, width), "
+                "for example by averaging over patches"
+            )
+        if np.shape(labels) != (len(features),) or len(features) == 0:
+            raise UserError(
+                f"{split} labels have shape {np.shape(labels)} for {len(features)} images: "
+                "give one label for each image, and at least one image"
+            )
+        if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+            raise UserError(f"{split} labels are {np.asarray(labels).dtype}: give integers")
+        if not np.isfinite(features).all():
+            raise UserError(
+                f"{split} features hold NaN or infinity: take a checkpoint from before the "
+                "run diverged"
+            )
+    widths = train_features.shape[1], test_features.shape[1]
+    if widths[0] != widths[1]:
+        raise UserError(
+            f"training features are {widths[0]} wide and test features {widths[1]}: "
+            "take both from the same model and layer"
+        )
+    classes = len(np.unique(train_labels))
+    if classes < 2:
+        raise UserError(
+            f"the training labels hold {classes} class: give images of at least two, "
+            "for example by shuffling before taking a part"
+        )

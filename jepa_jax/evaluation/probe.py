@@ -1,0 +1,64 @@
+"""The quick look at frozen features: k-NN and a linear probe on held-out images."""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jepa_jax import ijepa
+from jepa_jax.data.loader import evaluation_batches
+from jepa_jax.data.sources import open_source
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.features import pixel_features, pooled_features
+from jepa_jax.evaluation.knn import knn_accuracy
+from jepa_jax.evaluation.linear import linear_probe_accuracy
+
+BATCH = 256  # images; features do not depend on it
+
+
+class Probe:
+    """Labelled images of both splits, the same ones every time: what the config asks for.
+
+    Raises:
+      UserError: if there is no held-out split, or it has no labels (say `data.test_split=""`).
+    """
+
+    def __init__(self, config: ConfigDict):
+        self._data = config.data
+        self._neighbours = config.probe.neighbours
+        self._splits = []
+        for split, count in (
+            (config.data.train_split, config.probe.train_images),
+            (config.data.test_split, config.probe.test_images),
+        ):
+            source = open_source(config.data, split)
+            if source.labels is None:
+                raise UserError(
+                    f"the images of split {split!r} have no labels to probe with:"
+                    ' set data.test_split="" to train without probes'
+                )
+            index = np.arange(len(source))
+            if count < len(source):
+                index = np.sort(np.random.default_rng(config.seed).permutation(index)[:count])
+            self._splits.append((source, index))
+
+    def scores(self, model: ijepa.IJEPA, params: Any) -> dict[str, float]:
+        """Accuracies {knn, linear} (0..1) of an encoder's pooled features."""
+        return self._scores(lambda batches: pooled_features(model, params, batches))
+
+    def pixel_scores(self) -> dict[str, float]:
+        """The same of raw pixels."""
+        return self._scores(pixel_features)
+
+    def _scores(self, features) -> dict[str, float]:
+        train, test = (
+            (
+                features(evaluation_batches(source, self._data, BATCH, index)),
+                source.labels[index],
+            )
+            for source, index in self._splits
+        )
+        return {
+            "knn": knn_accuracy(*train, *test, neighbours=self._neighbours),
+            "linear": linear_probe_accuracy(*train, *test),
+        }

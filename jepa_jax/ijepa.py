@@ -1,0 +1,157 @@
+"""The method: I-JEPA as in figure 3 of Assran et al. 2023, in pure functions.
+
+    context encoder f_θ    sees the context patches                  -> s_x
+    target encoder  f_θ̄   sees the whole image; its blocks are s_y
+    predictor       g_φ    from s_x and a block's positions          -> ŝ_y
+    loss                   distance between ŝ_y and s_y
+    θ, φ by gradient descent; θ̄ follows θ as a moving average
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jepa_jax import losses
+from jepa_jax.masks import Masks
+from jepa_jax.models.predictor import Predictor
+from jepa_jax.models.vit import Encoder, take_patches
+from jepa_jax.optim import AdamW, Schedules, moving_average
+
+LOSSES = {"smooth_l1": losses.smooth_l1, "l2": losses.l2, "l1": losses.l1}
+
+
+@dataclasses.dataclass(frozen=True)
+class IJEPA:
+    """What a run is made of and never changes: two modules and how they are trained."""
+
+    encoder: Encoder
+    predictor: Predictor
+    optimizer: AdamW
+    schedules: Schedules
+    loss: str = "smooth_l1"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in 0..1, by channel
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    accumulate: int = 1  # parts in which a batch goes through
+
+
+class State(flax.struct.PyTreeNode):
+    """What a run changes. float32 throughout."""
+
+    step: Array  # () int32, finished steps
+    params: dict[str, Any]  # {"encoder": θ, "predictor": φ}
+    target: Any  # θ̄, a tree like params["encoder"]
+    opt_state: optax.OptState
+
+
+class Batch(NamedTuple):
+    images: Array  # (B, Y, X, C) uint8, or float if already normalised
+    masks: Masks
+
+
+class Metrics(NamedTuple):
+    """Of one step; float32 scalars."""
+
+    loss: Array
+    learning_rate: Array
+    weight_decay: Array
+    momentum: Array
+    gradient_norm: Array
+
+
+def init(model: IJEPA, key: Array, image_shape: tuple[int, int, int]) -> State:
+    """Parameters as the reference draws them; the target encoder starts as a copy.
+
+    Args:
+      key: a typed random key.
+      image_shape: height, width, channels of the images to come.
+    """
+    encoder_key, predictor_key = jax.random.split(key)
+    image = jnp.zeros((1, *image_shape), jnp.float32)
+    patch = jnp.zeros((1, 1), jnp.int32)
+    encoder = model.encoder.init(encoder_key, image, patch)["params"]
+    features = jnp.zeros((1, 1, model.encoder.width), jnp.float32)
+    predictor = model.predictor.init(
+        predictor_key, features, patch, patch[None], jnp.ones((1, 1), jnp.int32)
+    )["params"]
+    params = {"encoder": encoder, "predictor": predictor}
+    return State(
+        step=jnp.int32(0),
+        params=params,
+        target=jax.tree.map(jnp.copy, encoder),  # buffers of its own: the state is donated
+        opt_state=model.optimizer.init(params),
+    )
+
+
+def normalize(model: IJEPA, images: Array) -> Array:
+    """uint8 pixels -> float32 with the data's mean and deviation; floats pass as they are."""
+    if not jnp.issubdtype(images.dtype, jnp.integer):
+        return images
+    mean, std = (
+        jnp.asarray(value, jnp.float32)[None, None, None] for value in (model.mean, model.std)
+    )
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def encode(model: IJEPA, params: Any, images: Array, patches: Array | None = None) -> Array:
+    """Features (B, K, D) of the images' patches: all of them, or (B, K) chosen ones."""
+    return model.encoder.apply({"params": params}, normalize(model, images), patches)
+
+
+def target_features(model: IJEPA, target: Any, batch: Batch) -> Array:
+    """s_y (B, M, P, D): the target encoder sees the whole image, then its blocks are cut out."""
+    features = losses.normalize_targets(encode(model, target, batch.images))
+    return jax.lax.stop_gradient(take_patches(features, batch.masks.targets))
+
+
+def predict(model: IJEPA, params: dict[str, Any], batch: Batch) -> Array:
+    """ŝ_y (B, M, P, D): what the predictor says of the blocks, given the context's features."""
+    masks = batch.masks
+    context = encode(model, params["encoder"], batch.images, masks.context)
+    return model.predictor.apply(
+        {"params": params["predictor"]},
+        context,
+        masks.context,
+        masks.targets,
+        masks.target_length,
+    )
+
+
+def loss(model: IJEPA, params: dict[str, Any], target: Any, batch: Batch) -> Array:
+    """Distance between predicted and true features of the target blocks: a float32 scalar."""
+    return LOSSES[model.loss](
+        predict(model, params, batch),
+        target_features(model, target, batch),
+        length=batch.masks.target_length,
+    )
+
+
+def loss_and_gradient(model: IJEPA, state: State, batch: Batch) -> tuple[Array, Any]:
+    """Over the whole batch, in `model.accumulate` parts that go through one after the other."""
+    objective = jax.value_and_grad(lambda params, part: loss(model, params, state.target, part))
+    if model.accumulate == 1:
+        return objective(state.params, batch)
+
+    def split(x):  # every part takes from every device's share of the batch
+        return jnp.moveaxis(x.reshape(-1, model.accumulate, *x.shape[1:]), 1, 0)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, objective(state.params, part)), None
+
+    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+    total, _ = jax.lax.scan(add, zero, jax.tree.map(split, batch))
+    return jax.tree.map(lambda x: x / model.accumulate, total)
+
+
+def train_step(model: IJEPA, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step: gradient, AdamW on θ and φ, then the moving average θ̄."""
+    schedule = model.schedules(state.step)
+    value, gradient = loss_and_gradient(model, state, batch)
+    params, opt_state = model.optimizer.update(gradient, state.opt_state, state.params, schedule)
+    target = moving_average(state.target, params["encoder"], schedule.momentum)
+    state = State(state.step + 1, params, target, opt_state)
+    return state, Metrics(value, *schedule, optax.global_norm(gradient))

@@ -1,0 +1,118 @@
+"""The losses of I-JEPA: distances between predicted and true features of target blocks.
+
+A public API that needs nothing but jax. Each loss takes
+
+    prediction, target   (..., M, P, D)  M blocks of at most P patches, D features
+    length               (..., M)        how many of a block's P patches are real, or
+    mask                 (..., M, P)     True where a patch is real
+
+and gives a float32 scalar: the mean over all images, each of which counts the same however large
+its blocks are. So the loss of a batch is the mean of the losses of its parts. What stands in
+padded places has no effect, not even a NaN.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def normalize_targets(features: Array, *, eps: float = 1e-5) -> Array:
+    """Layer norm of the target encoder's output over its features, without scale or bias.
+
+    Args:
+      features: (..., D), any float type.
+      eps: added to the variance; 1e-5 in the published code, unlike the models' 1e-6.
+
+    Returns:
+      (..., D) float32.
+
+    >>> import jax.numpy as jnp
+    >>> normalize_targets(jnp.array([1.0, 3.0])).round(3).tolist()
+    [-1.0, 1.0]
+    """
+    features = features.astype(jnp.float32)
+    centred = features - features.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps)
+
+
+def smooth_l1(
+    prediction: Array,
+    target: Array,
+    *,
+    length: Array | None = None,
+    mask: Array | None = None,
+    beta: float = 1.0,
+) -> Array:
+    """Huber's loss, mean over an image's real patches and features: what the published code trains.
+
+    Quadratic for differences below `beta`, linear above. Shapes as in the module's docstring.
+
+    >>> import jax.numpy as jnp
+    >>> prediction = jnp.array([[[0.5], [3.0], [9.0]]])  # one block of three patches, one feature
+    >>> smooth_l1(prediction, jnp.zeros((1, 3, 1)), length=jnp.array([2])).item()  # (.125 + 2.5) / 2
+    1.3125
+    """
+    distance = jnp.abs(_difference(prediction, target))
+    loss = jnp.where(distance < beta, 0.5 * jnp.square(distance) / beta, distance - 0.5 * beta)
+    return _mean_over_patches(loss.mean(-1), length, mask)
+
+
+def l1(
+    prediction: Array, target: Array, *, length: Array | None = None, mask: Array | None = None
+) -> Array:
+    """Absolute difference, mean over an image's real patches and features (as in V-JEPA).
+
+    >>> import jax.numpy as jnp
+    >>> l1(jnp.array([[[0.5], [3.0]]]), jnp.zeros((1, 2, 1))).item()
+    1.75
+    """
+    return _mean_over_patches(
+        jnp.abs(_difference(prediction, target)).mean(-1), length, mask
+    )
+
+
+def l2(
+    prediction: Array, target: Array, *, length: Array | None = None, mask: Array | None = None
+) -> Array:
+    """The paper's loss: (1/M) Σ_i Σ_{j∈B_i} ‖ŝ_j − s_j‖² (section 3, "Loss").
+
+    Squared distances are summed over features and over a block's patches, and averaged over blocks
+    and images: about P·D times as large as a mean over everything.
+
+    >>> import jax.numpy as jnp
+    >>> prediction = jnp.array([[[0.5, 0.5], [3.0, 1.0]], [[1.0, 0.0], [7.0, 7.0]]])  # (M, P, D) = 2
+    >>> l2(prediction, jnp.zeros((2, 2, 2)), length=jnp.array([2, 1])).item()  # (10.5 + 1) / 2
+    5.75
+    """
+    squared = jnp.square(_difference(prediction, target)).sum(-1)
+    valid = _valid(squared, length, mask)
+    return jnp.where(valid, squared, 0.0).sum(-1).mean()
+
+
+def _difference(prediction: Array, target: Array) -> Array:
+    if prediction.shape != target.shape or prediction.ndim < 3:
+        raise ValueError(
+            "prediction and target must both be (..., M, P, D),"
+            f" not {prediction.shape} and {target.shape}"
+        )
+    return prediction.astype(jnp.float32) - target.astype(jnp.float32)
+
+
+def _mean_over_patches(loss: Array, length: Array | None, mask: Array | None) -> Array:
+    valid = _valid(loss, length, mask)
+    total = jnp.where(valid, loss, 0.0).sum((-2, -1))
+    count = jnp.maximum(valid.sum((-2, -1)), 1).astype(jnp.float32)
+    return (total / count).mean()
+
+
+def _valid(loss: Array, length: Array | None, mask: Array | None) -> Array:
+    """(..., M, P) bool, from whichever of the two is given."""
+    if length is not None and mask is not None:
+        raise ValueError("give length or mask, not both")
+    if length is not None:
+        patch = jax.lax.broadcasted_iota(length.dtype, loss.shape, loss.ndim - 1)
+        mask = patch < jnp.expand_dims(length, -1)
+    if mask is None:
+        return jnp.ones(loss.shape, bool)
+    return jnp.broadcast_to(mask, loss.shape)

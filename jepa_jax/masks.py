@@ -1,0 +1,331 @@
+"""Which patches the encoder sees, and which blocks it has to predict (paper, section 3 and fig. 4).
+
+    spec = MaskSpec(grid=(14, 14))                       # checks that the setting is possible
+    masks = sample(jax.random.key(0), spec, batch_size=8)
+
+Sampling runs on the host CPU, one call for a batch. What image `i` gets depends on the key and on
+`i` alone, so hosts that hold different parts of a batch need not talk to each other. Needs only jax
+and numpy.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+MULTI_BLOCK = {"num_targets": 4, "target_scale": (0.15, 0.2), "context_scale": (0.85, 1.0)}
+COMPLEMENT = {"num_targets": 1, "target_scale": (0.6, 0.6), "context_scale": (1.0, 1.0)}
+
+# What each style is unless told otherwise; the last two are of the paper's ablation (table 6).
+STYLES = {
+    "paper": MULTI_BLOCK,
+    "reference": MULTI_BLOCK,
+    "block": COMPLEMENT,
+    "random": COMPLEMENT,
+}
+
+MAX_TRIES = 100  # draws for an image before it takes the one that is known to do
+SURVEY = 2048  # draws that decide whether a setting is possible
+LEAST_SHARE = 0.1  # of the draws that must leave enough context: redrawing shall not bend them
+
+
+class Masks(NamedTuple):
+    """Patches of B images, as indices into the grid in raster order (int32)."""
+
+    context: Array  # (B, K) always full, ascending
+    targets: Array  # (B, M, P) M blocks, padded to P, the largest that can occur
+    target_length: Array  # (B, M) how many of the P are real
+
+
+class Draw(NamedTuple):
+    """One draw for one image, before K context patches are chosen."""
+
+    context: Array  # (N,) bool: inside the context block and in no target
+    targets: Array  # (M, P) int32
+    target_length: Array  # (M,) int32
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSpec:
+    """A mask setting, checked: what `sample` needs to know.
+
+    Attributes:
+      grid: rows and columns of patches.
+      style: how blocks are drawn.
+        "paper": a size for each image, scale and aspect ratio independent, blocks anywhere on the
+          grid, K of the remaining context patches kept at random.
+        "reference": the published code's. One size for the whole batch; one random number sets scale
+          and aspect ratio; a block's last possible row and column are never used; the context is
+          cut in raster order. (The published code cuts to the shortest of each batch; here K is
+          the same in every batch, so that the step compiles once.)
+        "block": one large target block, the context is all the rest.
+        "random": a target of scattered patches, the context is all the rest.
+      num_targets: M, blocks to predict. None, here and below: as the style has it.
+      target_scale: least and largest share of the grid's patches in a target block.
+      target_aspect: least and largest height / width of a target block.
+      context_scale: as target_scale; the context block has the grid's own aspect ratio.
+      num_context: K, the patches that the encoder sees. None: a quarter of the grid for the
+        multi-block styles, in multiples of 8 on large grids; all that is left for the others.
+
+    Raises:
+      ValueError: if the setting cannot be met; the message names the largest K that can.
+    """
+
+    grid: tuple[int, int]
+    style: str = "paper"
+    num_targets: int | None = None
+    target_scale: tuple[float, float] | None = None
+    target_aspect: tuple[float, float] = (0.75, 1.5)
+    context_scale: tuple[float, float] | None = None
+    num_context: int | None = None
+
+    def __post_init__(self):
+        if self.style not in STYLES:
+            raise ValueError(f"style {self.style!r} is none of {', '.join(STYLES)}")
+        for name, value in STYLES[self.style].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.num_context is None:
+            object.__setattr__(self, "num_context", self._default_context())
+        _check_ranges(self)
+        _check_feasible(self)
+
+    def _default_context(self) -> int:
+        patches = self.num_patches
+        if STYLES[self.style] is COMPLEMENT:
+            return max(1, patches - self.block_length)
+        quarter = patches // 4
+        return max(1, quarter if patches < 100 else quarter // 8 * 8)
+
+    @property
+    def num_patches(self) -> int:
+        """N, patches on the grid."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def block_length(self) -> int:
+        """P, patches in the largest target block that can occur."""
+        return int(_target_sizes(self).prod(axis=1).max())
+
+
+def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0) -> Masks:
+    """Masks for the images `start`, ..., `start + batch_size - 1` of a batch.
+
+    The batch of a step is the same whether it is drawn in one piece or in parts. An image's blocks
+    are drawn again until they leave K context patches: at most MAX_TRIES times, after which
+    the image gets a fixed draw that does (a share of (1 - LEAST_SHARE)^MAX_TRIES < 3e-5 at the
+    very worst setting, none in practice).
+
+    Args:
+      key: a typed key (`jax.random.key`) for this batch.
+      spec: the setting.
+      batch_size: B, images.
+      start: position of the first of them in the whole batch.
+
+    Returns:
+      Masks of numpy arrays on the host.
+    """
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        masks = _sample(key, spec, batch_size, jnp.int32(start))
+    return Masks(*map(np.asarray, masks))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _sample(key: Array, spec: MaskSpec, batch_size: int, start: Array) -> Masks:
+    position = start + jnp.arange(batch_size, dtype=jnp.int32)
+    return jax.vmap(lambda i: _sample_one(key, i, spec))(position)
+
+
+def _sample_one(key: Array, position: Array, spec: MaskSpec) -> Masks:
+    def enough(drawn: Draw):
+        return drawn.context.sum() >= spec.num_context
+
+    nothing = Draw(
+        context=jnp.zeros(spec.num_patches, bool),
+        targets=jnp.zeros((spec.num_targets, spec.block_length), jnp.int32),
+        target_length=jnp.zeros(spec.num_targets, jnp.int32),
+    )
+    _, drawn = jax.lax.while_loop(
+        lambda carry: (carry[0] < MAX_TRIES) & ~enough(carry[1]),
+        lambda carry: (carry[0] + 1, draw(key, position, carry[0], spec)),
+        (jnp.int32(0), nothing),
+    )
+    found = enough(drawn)
+    drawn = jax.tree.map(lambda new, spare: jnp.where(found, new, spare), drawn, survey(spec).spare)
+
+    if spec.style == "reference":
+        rank = jnp.arange(spec.num_patches, dtype=jnp.float32)  # the first in raster order
+    else:
+        rank = jax.random.uniform(_key(key, position, MAX_TRIES), (spec.num_patches,))
+    order = jnp.argsort(jnp.where(drawn.context, rank, jnp.inf))
+    context = jnp.sort(order[: spec.num_context]).astype(jnp.int32)
+    return Masks(context, drawn.targets, drawn.target_length)
+
+
+def _key(key: Array, position: Array, attempt: Array | int) -> Array:
+    _, images = jax.random.split(key)
+    return jax.random.fold_in(images, position * (MAX_TRIES + 1) + attempt)
+
+
+def draw(key: Array, position: Array, attempt: Array, spec: MaskSpec) -> Draw:
+    """Target blocks and the context block of one image, minus the targets; K is not looked at."""
+    whole_batch, _ = jax.random.split(key)
+    own = _key(key, position, attempt)
+    # Every number of a draw from one call: hashing is what sampling costs.
+    numbers = jax.random.uniform(own, (2 + 2 * (spec.num_targets + 1),))
+    sizes = jax.random.uniform(whole_batch, (2,)) if spec.style == "reference" else numbers[:2]
+    places = numbers[2:].reshape(-1, 2)
+
+    target_size = _pick(_target_sizes(spec), sizes[0])
+    context_size = _pick(_context_sizes(spec), sizes[1])
+    context, _ = _place(places[0], context_size, spec)
+    if spec.style == "random":
+        ranks = jax.random.uniform(jax.random.fold_in(own, 1), (spec.num_targets, spec.num_patches))
+        inside, targets = jax.vmap(lambda rank: _scatter(rank, target_size.prod(), spec))(ranks)
+    else:
+        inside, targets = jax.vmap(lambda place: _place(place, target_size, spec))(places[1:])
+    length = jnp.broadcast_to(target_size.prod(), (spec.num_targets,))
+    return Draw(context & ~inside.any(axis=0), targets, length)
+
+
+def _pick(table: np.ndarray, number: Array) -> Array:
+    """The row of the table that a number in [0, 1) falls on."""
+    return jnp.asarray(table)[(number * len(table)).astype(jnp.int32)]
+
+
+def _place(place: Array, size: Array, spec: MaskSpec) -> tuple[Array, Array]:
+    """A block of `size` (rows, columns) somewhere: (N,) bool, and its (P,) patch indices.
+
+    `place` is two numbers in [0, 1): how far down and how far right.
+    """
+    grid = jnp.asarray(spec.grid, jnp.int32)
+    room = grid - size + int(spec.style != "reference")  # the reference's bound is exclusive
+    corner = (place * jnp.maximum(room, 1).astype(jnp.float32)).astype(jnp.int32)
+
+    patch = jnp.stack(jnp.divmod(jnp.arange(spec.num_patches, dtype=jnp.int32), grid[1]), axis=-1)
+    inside = ((patch >= corner[None]) & (patch < (corner + size)[None])).all(axis=-1)
+
+    nth = jnp.arange(spec.block_length, dtype=jnp.int32)
+    nth = jnp.where(nth < size.prod(), nth, 0)  # padding repeats the block's first patch
+    row, column = jnp.divmod(nth, size[1])
+    return inside, (corner[0] + row) * grid[1] + corner[1] + column
+
+
+def _scatter(rank: Array, count: Array, spec: MaskSpec) -> tuple[Array, Array]:
+    """The `count` patches that come first by rank, as from `_place`."""
+    order = jnp.argsort(rank).astype(jnp.int32)
+    inside = jnp.argsort(order) < count
+    nth = jnp.arange(spec.block_length, dtype=jnp.int32)
+    return inside, jnp.where(nth < count, order[: spec.block_length], order[0])
+
+
+# Sizes. A finite table of equally likely (scale, aspect) pairs, computed once in float64, stands
+# for the continuous range: its largest entry is P exactly, and no device rounds it another way.
+
+STEPS = 200  # of a range
+
+
+def _shares(steps: int) -> np.ndarray:
+    return (np.arange(steps) + 0.5) / steps
+
+
+@functools.cache
+def _target_sizes(spec: MaskSpec) -> np.ndarray:
+    """(S, 2) int32: equally likely heights and widths of a target block."""
+    if spec.style == "random":  # a number of patches without a shape
+        low, high = spec.target_scale
+        count = np.maximum((low + _shares(STEPS) * (high - low)) * spec.num_patches, 1)
+        return np.stack([count, np.ones_like(count)], axis=1).astype(np.int32)
+    return _sizes(spec, spec.target_scale, spec.target_aspect)
+
+
+@functools.cache
+def _context_sizes(spec: MaskSpec) -> np.ndarray:
+    """(S, 2) int32, of the context block."""
+    aspect = spec.grid[0] / spec.grid[1]
+    return _sizes(spec, spec.context_scale, (aspect, aspect))
+
+
+def _sizes(spec: MaskSpec, scales: tuple, aspects: tuple) -> np.ndarray:
+    """Heights and widths of blocks that cover a share of the grid, rounded as the reference does."""
+    rows, columns = spec.grid
+    shares = np.meshgrid(_shares(STEPS), _shares(STEPS))
+    if spec.style == "reference":  # one number sets both
+        shares = [_shares(STEPS**2)] * 2
+    scale, aspect = (
+        low + share.ravel() * (high - low)
+        for share, (low, high) in zip(shares, (scales, aspects), strict=True)
+    )
+    area = np.floor(scale * rows * columns + 1e-9)
+    height, width = np.sqrt(area * aspect), np.sqrt(area / aspect)
+    if spec.style == "reference":
+        limit = [max(rows - 1, 1), max(columns - 1, 1)]
+    else:
+        limit = [rows, columns]
+        # A block too long for the grid grows broader instead.
+        height, width = (
+            np.where(width > columns, area / columns, height),
+            np.where(height > rows, area / rows, width),
+        )
+    sizes = np.stack([height, width], axis=1).round()
+    return np.clip(sizes, 1, limit).astype(np.int32)
+
+
+# Feasibility, decided once.
+
+
+def _check_ranges(spec: MaskSpec):
+    if min(spec.grid) < 1:
+        raise ValueError(f"a grid of {spec.grid[0]}×{spec.grid[1]} has no patches")
+    if spec.num_targets < 1:
+        raise ValueError(f"num_targets={spec.num_targets}: at least one block must be predicted")
+    if spec.num_context < 1:
+        raise ValueError(f"num_context={spec.num_context}: the encoder must see a patch")
+    for name, top in (("target_scale", 1.0), ("context_scale", 1.0), ("target_aspect", np.inf)):
+        value = getattr(spec, name)
+        if len(value) != 2 or not 0 < value[0] <= value[1] <= top:
+            raise ValueError(f"{name}={value}: give (low, high) with 0 < low <= high <= {top:g}")
+
+
+def _check_feasible(spec: MaskSpec):
+    largest = largest_context(spec)
+    rows, columns = spec.grid
+    if largest < 1:
+        raise ValueError(
+            f"a grid of {rows}×{columns} patches is too small for {spec.num_targets} target blocks"
+            " beside a context; take a smaller patch size, a larger image or a smaller target_scale"
+        )
+    if spec.num_context > largest:
+        raise ValueError(
+            f"num_context={spec.num_context} is too much on a grid of {rows}×{columns}: the"
+            f" largest possible is {largest}, what the context block minus its targets leaves"
+            f" in {LEAST_SHARE:.0%} of the draws"
+        )
+
+
+def largest_context(spec: MaskSpec) -> int:
+    """The largest K that a tenth of all draws can meet; 0 if none can."""
+    return int(np.sort(survey(spec).lengths)[-int(LEAST_SHARE * SURVEY)])
+
+
+class Survey(NamedTuple):
+    """What many draws leave of the context block, before any is cut or redrawn."""
+
+    lengths: np.ndarray  # (SURVEY,) int32 patches
+    spare: Draw  # the draw that leaves most, as numpy arrays
+
+
+@functools.cache
+def survey(spec: MaskSpec) -> Survey:
+    """Draws from many batches, always the same ones."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        keys = jax.random.split(jax.random.key(0), SURVEY)
+        start = jnp.int32(0)
+        draws = jax.jit(jax.vmap(lambda key: draw(key, start, start, spec)))(keys)
+    draws = jax.tree.map(np.asarray, draws)
+    lengths = draws.context.sum(axis=1)
+    return Survey(lengths, jax.tree.map(lambda x: x[lengths.argmax()], draws))

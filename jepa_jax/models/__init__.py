@@ -1,0 +1,1 @@
+"""The encoder and the predictor: linen modules over plain parameter trees."""

@@ -1,0 +1,57 @@
+"""The predictor: a narrow transformer that fills in one target block at a time."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from jepa_jax.models.positions import sincos_2d
+from jepa_jax.models.transformer import Dense, Transformer, kernel_init
+
+
+class Predictor(nn.Module):
+    """g_φ(s_x, {m_j}): from the context's features and positions of a block to its features."""
+
+    width: int
+    depth: int
+    heads: int
+    output_width: int
+    grid: tuple[int, int]
+    mlp_ratio: float = 4.0
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        context: Float[Array, "B K D"],
+        context_index: Int[Array, "B K"],
+        target_index: Int[Array, "B M P"],
+        target_length: Int[Array, "B M"],
+    ) -> Float[Array, "B M P D"]:
+        """Predicted features of every target block, each block by itself (paper, section 3).
+
+        Args:
+          context: the context encoder's features of the patches `context_index`.
+          target_index: raster indices of the M blocks' patches, padded to P.
+          target_length: how many of the P are real; what comes out for the others is meaningless.
+        """
+        batch, blocks, patches = target_index.shape
+        positions = jnp.asarray(sincos_2d(self.width, *self.grid), self.dtype)
+        mask_token = self.param("mask_token", kernel_init, (1, 1, self.width))
+
+        seen = Dense(self.width, dtype=self.dtype, name="embed")(context.astype(self.dtype))
+        seen = seen + positions[context_index]
+        asked = mask_token.astype(self.dtype)[None] + positions[target_index]
+
+        # One sequence for each block: [context | block], so the padding stands at the end.
+        seen = jnp.repeat(seen, blocks, axis=0)
+        asked = asked.reshape(batch * blocks, patches, self.width)
+        length = (context_index.shape[1] + target_length).reshape(-1)
+        x = Transformer(
+            self.depth, self.heads, self.mlp_ratio, self.dtype, self.remat, name="transformer"
+        )(jnp.concatenate([seen, asked], axis=1), length)
+
+        x = x[:, -patches:]
+        x = Dense(self.output_width, dtype=self.dtype, name="output")(x)
+        return x.reshape(batch, blocks, patches, self.output_width)

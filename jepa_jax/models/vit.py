@@ -1,0 +1,71 @@
+"""The encoder: a vision transformer without class token, on all patches or on some."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from jepa_jax.models.positions import sincos_2d
+from jepa_jax.models.transformer import Dense, Transformer
+
+# width, depth, heads, MLP ratio. Ti to B from DeiT, L and H from ViT, g from the published code.
+SIZES = {
+    "vit_ti": (192, 12, 3, 4.0),
+    "vit_s": (384, 12, 6, 4.0),
+    "vit_b": (768, 12, 12, 4.0),
+    "vit_l": (1024, 24, 16, 4.0),
+    "vit_h": (1280, 32, 16, 4.0),
+    "vit_g": (1408, 40, 16, 48 / 11),
+}
+
+
+def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "B N F"]:
+    """Cuts images into square patches, in raster order; F = patch_size² · C, channels last."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+
+
+def take_patches(x: Float[Array, "B N D"], index: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
+    """The patches of each image that `index` names: (B, K) -> (B, K, D), (B, M, P) -> (B, M, P, D)."""
+    flat = index.reshape(index.shape[0], -1, 1)
+    return jnp.take_along_axis(x, flat, axis=1).reshape(*index.shape, x.shape[-1])
+
+
+class Encoder(nn.Module):
+    """f_θ, and with the moving average of its parameters f_θ̄ (paper, section 3)."""
+
+    width: int
+    depth: int
+    heads: int
+    patch_size: int
+    mlp_ratio: float = 4.0
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B Y X C"], index: Int[Array, "B K"] | None = None
+    ) -> Float[Array, "B K D"]:
+        """Features of an image's patches.
+
+        Args:
+          images: normalised; height and width multiples of the patch size.
+          index: raster indices of the patches that the encoder may see; None for all.
+
+        Returns:
+          Features after the final norm, in the order of `index`.
+        """
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        positions = jnp.asarray(sincos_2d(self.width, rows, columns), self.dtype)
+        patches = patchify(images.astype(self.dtype), self.patch_size)
+        if index is None:
+            positions = positions[None]
+        else:  # before the embedding: patches that are not seen cost nothing
+            patches = take_patches(patches, index)
+            positions = positions[index]
+        x = Dense(self.width, dtype=self.dtype, name="patch_embed")(patches) + positions
+        return Transformer(
+            self.depth, self.heads, self.mlp_ratio, self.dtype, self.remat, name="transformer"
+        )(x)

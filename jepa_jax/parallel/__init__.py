@@ -1,0 +1,1 @@
+"""Meshes of devices, and which part of what lies on which."""

@@ -1,0 +1,1 @@
+"""A run: its set-up, its loop, and what it leaves in its folder."""

@@ -1,0 +1,221 @@
+"""The story of a run, from a config and a folder to a table of what was learned."""
+
+import collections
+import dataclasses
+import functools
+import math
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jepa_jax import ijepa
+from jepa_jax.config import mask_spec, mesh_shape, validate
+from jepa_jax.data.loader import TrainBatches
+from jepa_jax.data.sources import open_source
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.probe import Probe
+from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
+from jepa_jax.training.batches import train_batches
+from jepa_jax.training.checkpoints import Checkpoints, with_sharding
+from jepa_jax.training.progress import Display, introduction, result_table
+from jepa_jax.training.setup import build_model, purpose_key, total_steps
+from jepa_jax.training.signals import StopWish
+from jepa_jax.training.workdir import Workdir
+from jepa_jax.visualize.run import draw_run
+
+FINISHED, STOPPED = 0, 75  # exit codes; 75 is what sysexits.h calls a temporary failure
+IN_FLIGHT = 2  # steps that the host may be ahead of the devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the parts of a run share, and none of them changes."""
+
+    config: ConfigDict
+    loader: TrainBatches
+    probe: Probe | None
+    model: ijepa.IJEPA
+    total: int  # steps
+    workdir: Workdir
+    checkpoints: Checkpoints
+    mesh: jax.sharding.Mesh
+
+    @functools.cached_property
+    def fresh(self):
+        """Makes the state that the run starts from, the same every time."""
+        key = purpose_key(self.config.seed, "init")
+        data = self.config.data
+        return functools.partial(ijepa.init, self.model, key, (*data.image_size, data.channels))
+
+    @functools.cached_property
+    def shapes(self) -> ijepa.State:
+        return jax.eval_shape(self.fresh)
+
+    @functools.cached_property
+    def sharding(self) -> ijepa.State:
+        return tree_sharding(self.shapes, self.mesh)
+
+
+def train(config: ConfigDict, path: str) -> int:
+    """Trains as the config says, in the folder `path`; goes on if a run lies there.
+
+    Returns:
+      The exit code: FINISHED, or STOPPED by a signal with the state saved.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    run = prepare(config, path)
+    state, start = restore(run)
+    with Display(run.total, start) as display, StopWish() as stop:
+        display.say(introduction(config, run.shapes.params, run.loader, run.total))
+        if start == run.total and (results := run.workdir.results()):
+            display.say(f"{path} is finished: all {run.total} steps are done")
+            display.say(result_table(results["accuracy"]))
+            return FINISHED
+        if start:
+            display.say(f"going on after step {start}")
+
+        state, reached = steps(run, state, start, display, stop)
+        if reached < run.total:
+            display.say(f"stopped and saved after step {reached}; the same command goes on")
+            return STOPPED
+
+        results = finish(run, state, display)
+        display.say(result_table(results["accuracy"]))
+        display.say(f"pictures, metrics.jsonl and checkpoints are in {path}")
+        return FINISHED
+
+
+def prepare(config: ConfigDict, path: str) -> Run:
+    """What is asked for, and whether it can be done."""
+    validate(config, jax.device_count())
+    source = open_source(config.data, config.data.train_split)
+    loader = TrainBatches(
+        source, config.data, seed=config.seed, batch_size=config.train.batch_size
+    )
+    workdir = Workdir(path)
+    run = Run(
+        config=config,
+        loader=loader,
+        probe=Probe(config) if config.data.test_split else None,
+        model=build_model(config, loader.steps_per_epoch),
+        total=total_steps(config, loader.steps_per_epoch),
+        workdir=workdir,
+        checkpoints=Checkpoints(workdir.path / "checkpoints", config.train.checkpoints_kept),
+        mesh=make_mesh(mesh_shape(config, jax.device_count())),
+    )
+    workdir.claim(config)
+    return run
+
+
+def restore(run: Run) -> tuple[ijepa.State, int]:
+    """The newest saved state, or a fresh one, and its step; metrics of later steps are dropped."""
+    start = run.checkpoints.latest() or 0
+    if start:
+        state = run.checkpoints.restore(start, with_sharding(run.shapes, run.sharding))
+    else:
+        state = jax.jit(run.fresh, out_shardings=run.sharding)()
+    run.workdir.forget_after(start)
+    return state, start
+
+
+def steps(
+    run: Run, state: ijepa.State, start: int, display: Display, stop: StopWish
+) -> tuple[ijepa.State, int]:
+    """Trains from step `start` to the end, or to a signal; the last step is saved either way."""
+    config, every = run.config, run.config.train
+    one_step = jax.jit(
+        ijepa.train_step,
+        static_argnums=0,
+        donate_argnums=1,
+        out_shardings=(run.sharding, None),
+    )
+    batches = train_batches(
+        run.loader,
+        mask_spec(config),
+        seed=config.seed,
+        start=start,
+        sharding=batch_sharding(run.mesh),
+    )
+    probe_every = round(config.probe.every_epochs * run.loader.steps_per_epoch)
+    rate = Rate(every.batch_size)
+    step = start
+    while step < run.total and not stop:
+        batch = next(batches)
+        with jax.transfer_guard("disallow"):
+            state, metrics = one_step(run.model, state, batch)
+        step += 1
+        rate.tick(metrics.loss)
+
+        last = step == run.total
+        probing = run.probe and (last or (probe_every and step % probe_every == 0))
+        if last or probing or step % every.log_every == 0:
+            row = {"step": step, **_numbers(metrics, step), "images_per_second": rate.measure()}
+            if probing:
+                row |= run.probe.scores(run.model, state.target)
+            run.workdir.append(row)
+            display.update(row)
+            rate.restart()
+        if last or stop or step % every.checkpoint_every == 0:
+            run.checkpoints.save(step, state)
+    batches.close()
+    run.checkpoints.wait()
+    return state, step
+
+
+def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
+    """Compares what was learned with what was there before, and draws it."""
+    accuracy = {}
+    if run.probe:
+        display.say("probing raw pixels and the untrained encoder, to compare with")
+        untrained = jax.jit(run.fresh, out_shardings=run.sharding)().target
+        accuracy = {
+            "raw pixels": run.probe.pixel_scores(),
+            "untrained encoder": run.probe.scores(run.model, untrained),
+            "trained target encoder": run.probe.scores(run.model, state.target),
+        }
+    draw_run(run.config, run.model, state.target, run.workdir)
+    results = {"step": run.total, "accuracy": accuracy}
+    run.workdir.finish(results)
+    return results
+
+
+class Rate:
+    """Images a second, without compilation and probes; keeps the host near the devices."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._running = collections.deque()
+        self._compiled = False
+        self.restart()
+
+    def restart(self) -> None:
+        self._steps, self._since = 0, time.monotonic()
+
+    def tick(self, result: jax.Array) -> None:
+        """Counts a step, and waits for those that were sent off too long ago."""
+        self._running.append(result)
+        self._steps += 1
+        if len(self._running) > IN_FLIGHT:
+            self._running.popleft().block_until_ready()
+        if not self._compiled:
+            self._compiled = True
+            result.block_until_ready()
+            self.restart()
+
+    def measure(self) -> float:
+        self._running[-1].block_until_ready()
+        return self._batch_size * self._steps / (time.monotonic() - self._since)
+
+
+def _numbers(metrics: ijepa.Metrics, step: int) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in metrics._asdict().items()}
+    if not math.isfinite(numbers["loss"]):
+        raise UserError(
+            f"the loss is {numbers['loss']} at step {step}: start again from the last checkpoint"
+            " with a lower optim.learning_rate, or with optim.clip_norm=1"
+        )
+    return numbers

@@ -1,0 +1,93 @@
+"""How far a run is: a live bar on a terminal, plain lines when the output goes elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Display:
+    """Shows the steps of a run; to be used as a context."""
+
+    def __init__(self, total: int, start: int):
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.total = total
+        self._start, self._begun = start, time.monotonic()
+        self._bar = Progress(
+            TextColumn("[bold]step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[values]}"),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=start, values="compiling")
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def update(self, row: dict[str, Any]) -> None:
+        """One row of metrics."""
+        values = (
+            f"loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
+            f"  learning rate {row['learning_rate']:.2e}"
+        )
+        if "knn" in row:
+            self.say(
+                f"step {row['step']}: k-NN {row['knn']:.1%}, linear probe {row['linear']:.1%}"
+                " on held-out images"
+            )
+        self._bar.update(self._task, completed=row["step"], values=values)
+        if not self.console.is_terminal:
+            elapsed = time.monotonic() - self._begun
+            left = elapsed / max(1, row["step"] - self._start) * (self.total - row["step"])
+            self.say(f"step {row['step']:>{len(str(self.total))}}/{self.total}  {values}  left {_clock(left)}")
+
+    def say(self, text: RenderableType) -> None:
+        """A line, or a table."""
+        self.console.print(text)
+        sys.stdout.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def result_table(results: dict[str, dict[str, float]]) -> Table:
+    """Accuracies by features, as a table to print."""
+    table = Table(title="Accuracy on held-out images (%)", title_justify="left")
+    table.add_column("features")
+    table.add_column("k-NN", justify="right")
+    table.add_column("linear probe", justify="right")
+    for name, scores in results.items():
+        table.add_row(name, f"{100 * scores['knn']:.1f}", f"{100 * scores['linear']:.1f}")
+    return table
+
+
+def introduction(config: ConfigDict, params: dict[str, Any], loader: Any, total: int) -> str:
+    """What is going to run, in two lines."""
+    count = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for part, tree in params.items()
+    }
+    height, width = config.data.image_size
+    return (
+        f"{config.model.size} with patches of {config.model.patch_size} on {height}×{width} images:"
+        f" encoder {count['encoder']:.2f}M, predictor {count['predictor']:.2f}M parameters,"
+        f" {config.model.dtype}, {jax.device_count()} {jax.devices()[0].platform} device(s)\n"
+        f"{loader.steps_per_epoch * config.train.batch_size:,} images an epoch in batches of"
+        f" {config.train.batch_size}: {total:,} steps"
+    )

@@ -1,0 +1,62 @@
+"""From a config to what a run is made of."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from jepa_jax.config import architecture, grid
+from jepa_jax.ijepa import IJEPA
+from jepa_jax.models.predictor import Predictor
+from jepa_jax.models.vit import Encoder
+from jepa_jax.optim import AdamW, Schedules
+
+PURPOSES = ("init", "masks", "probe")
+
+
+def purpose_key(seed: int, purpose: str) -> Array:
+    """A random key for one use of randomness; steps and positions are folded into it."""
+    return jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose))
+
+
+def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Steps of the whole run, at least one."""
+    return max(1, round(config.train.epochs * steps_per_epoch))
+
+
+def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
+    """The two modules, their optimizer and its schedules."""
+    common = {"dtype": jnp.dtype(config.model.dtype), "remat": config.model.remat}
+    size = architecture(config)
+    encoder = Encoder(patch_size=config.model.patch_size, **size, **common)
+    predictor = Predictor(
+        width=config.predictor.width,
+        depth=config.predictor.depth,
+        heads=config.predictor.heads or size["heads"],
+        output_width=size["width"],
+        grid=grid(config),
+        **common,
+    )
+    optim = config.optim
+    schedules = Schedules(
+        # As the published code rounds it: down.
+        steps=max(1, int(optim.schedule_scale * total_steps(config, steps_per_epoch))),
+        warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
+        learning_rate=(
+            optim.start_learning_rate,
+            optim.learning_rate,
+            optim.final_learning_rate,
+        ),
+        weight_decay=(optim.weight_decay, optim.final_weight_decay),
+        momentum=tuple(optim.ema),
+    )
+    return IJEPA(
+        encoder=encoder,
+        predictor=predictor,
+        optimizer=AdamW(optim.b1, optim.b2, optim.eps, optim.clip_norm),
+        schedules=schedules,
+        loss=config.loss,
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        accumulate=config.train.accumulate,
+    )

@@ -1,0 +1,28 @@
+"""SIGTERM and SIGINT as a wish that the loop fulfils at the end of a step."""
+
+import signal
+
+
+class StopWish:
+    """True once the process was asked to stop; a second SIGINT stops at once. A context."""
+
+    def __init__(self):
+        self._wished = False
+        self._before = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._wish)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self):
+        return self._wished
+
+    def _wish(self, number, frame):
+        if self._wished:
+            raise KeyboardInterrupt
+        self._wished = True

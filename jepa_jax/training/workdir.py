@@ -1,0 +1,85 @@
+"""The folder of a run: its config, its metrics and its results."""
+
+import json
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jepa_jax.errors import UserError
+
+# What may change between two starts of one run: it has no say in what is learned.
+FREE = ("train.log_every", "train.checkpoint", "probe.", "mesh.", "data.threads", "data.path")
+
+
+class Workdir:
+    """Reads and writes a run's files. `metrics.jsonl` never holds a step twice."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path).expanduser()
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir={path} is a file: give a folder")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
+        self._metrics = self.path / "metrics.jsonl"
+
+    def claim(self, config: ConfigDict) -> None:
+        """Stores the config of a new run, or compares it with the stored one.
+
+        Raises:
+          UserError: naming what differs, if it would make this another run.
+        """
+        file = self.path / "config.json"
+        if file.exists():
+            stored, wanted = json.loads(file.read_text()), json.loads(config.to_json())
+            changed = [
+                f"{key}: {old} -> {new}"
+                for key, old, new in _differences(stored, wanted)
+                if not key.startswith(FREE)
+            ]
+            if changed:
+                raise UserError(
+                    f"{self.path} holds a run of another config ({'; '.join(changed)}):"
+                    " take another --workdir, or the stored values"
+                )
+        file.write_text(config.to_json(indent=2) + "\n")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One more line of metrics.jsonl."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that a crash cut short is dropped."""
+        if not self._metrics.exists():
+            return []
+        rows = []
+        for line in self._metrics.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of later steps, which will be made again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        self._metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def results(self) -> dict[str, Any] | None:
+        """What a finished run found, or None."""
+        file = self.path / "results.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def finish(self, results: dict[str, Any]) -> None:
+        (self.path / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _differences(old: Any, new: Any, key: str = ""):
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old.keys() | new.keys():
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, old, new

@@ -1,0 +1,1 @@
+"""Pictures of a run: loss curves, masks and features, each saved as a PNG."""

@@ -1,0 +1,67 @@
+"""What the pictures share: figures without pyplot, and images on panels."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from jepa_jax.errors import UserError
+
+PANEL = 1.4  # inches: the width of one image in a grid of panels
+INK = "#333333"  # of text and axes
+
+
+def figure(width: float, height: float) -> Figure:
+    """A figure of so many inches that works without a display and in any thread."""
+    result = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(result)
+    return result
+
+
+def save(fig: Figure, path: str | os.PathLike) -> None:
+    """Writes a PNG; makes the folder if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, format="png", dpi=200)
+
+
+def panels(rows: int, titles: list[str], aspect: float) -> tuple[Figure, np.ndarray]:
+    """A figure of (rows, len(titles)) axes for images of `aspect` = height / width."""
+    columns = len(titles)
+    fig = figure(columns * PANEL * 1.04, rows * PANEL * aspect * 1.04 + 0.2)
+    fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    axes = fig.subplots(rows, columns, squeeze=False)
+    for column, title in zip(axes[0], titles, strict=True):
+        column.set_title(title, fontsize=8, color=INK, pad=4)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return fig, axes
+
+
+def show(axis: Axes, image: Float[np.ndarray, "H W 3"], size: tuple[int, int]) -> None:
+    """Draws an image, or a map of another resolution, on a panel of `size` = (H, W) pixels.
+
+    The axes' coordinates are the pixels of `size`, with 0, 0 at the top left corner.
+    """
+    # An image smaller than its panel keeps its pixels; one larger is averaged down.
+    height, width = size
+    small = image.shape[1] < 200
+    axis.imshow(
+        image,
+        extent=(0, width, height, 0),
+        interpolation="nearest" if small else "antialiased",
+    )
+
+
+def as_rgb(images: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n H W 3"]:
+    """Images in 0..1; other channels than red, green and blue are averaged into grey."""
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise UserError(f"images have shape {images.shape}: give (n, height, width, channels)")
+    pixels = images.astype(np.float32) / 255
+    if pixels.shape[-1] != 3:
+        pixels = np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1)
+    return pixels

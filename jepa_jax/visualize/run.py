@@ -1,0 +1,34 @@
+"""The pictures that a finished run leaves in its folder."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jepa_jax import ijepa, masks
+from jepa_jax.config import grid, mask_spec
+from jepa_jax.data.loader import evaluation_batches
+from jepa_jax.data.sources import open_source
+from jepa_jax.evaluation.features import patch_features
+from jepa_jax.training.workdir import Workdir
+from jepa_jax.visualize.curves import loss_curve
+from jepa_jax.visualize.masks import mask_overlay
+from jepa_jax.visualize.pca import pca_overview
+
+IMAGES = 8
+
+
+def draw_run(config: ConfigDict, model: ijepa.IJEPA, target: Any, workdir: Workdir) -> None:
+    """Writes loss.png, masks.png and features.png: the loss, what was asked, what was learned."""
+    split = config.data.test_split or config.data.train_split
+    source = open_source(config.data, split)
+    index = np.linspace(0, len(source) - 1, min(IMAGES, len(source))).astype(int)
+    (batch,) = evaluation_batches(source, config.data, len(index), index)
+    spec = mask_spec(config)
+    drawn = masks.sample(jax.random.key(config.seed), spec, len(index))
+    features = patch_features(model, target, [batch])
+
+    loss_curve(workdir.rows(), workdir.path / "loss.png")
+    mask_overlay(batch["images"], drawn, grid(config), workdir.path / "masks.png")
+    pca_overview(batch["images"], features, grid(config), workdir.path / "features.png")

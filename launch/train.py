@@ -1,0 +1,30 @@
+"""Pre-trains I-JEPA.
+
+    python launch/train.py --config=configs/digits.py --workdir=runs/digits
+
+The same command goes on where the run stopped. --config.KEY=VALUE changes a setting, such as
+--config.train.epochs=5. Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal with its state
+saved.
+"""
+
+from absl import flags
+
+from jepa_jax import cli
+
+CONFIG = cli.config_flag()
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, metrics.jsonl, pictures."
+)
+
+
+def main() -> int:
+    from jepa_jax.errors import UserError
+    from jepa_jax.training.loop import train
+
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise UserError("give a recipe and a folder: --config=configs/digits.py --workdir=runs/digits")
+    return train(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

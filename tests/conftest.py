@@ -1,0 +1,22 @@
+"""Strictness for every test: no silent promotion of dtypes or ranks (see also pyproject.toml)."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of large files beside the checkout that some tests measure with."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the folder {SHARED.name}/ beside the checkout")
+    return SHARED
