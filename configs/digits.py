@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     c.data.image_size = (16, 16)
     c.data.channels = 1
     c.data.crop_scale = (0.6, 1.0)
+    c.data.threads = 1
     c.data.eval_crop = 1.0
     c.data.mean = (0.305,)
     c.data.std = (0.376,)
@@ -27,6 +28,7 @@ def get_config() -> ConfigDict:
     c.model.depth = 4
     c.model.heads = 3
     c.model.dtype = "float32"
+    c.model.unroll = 4
     c.predictor.width = 48
     c.predictor.depth = 2
 

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     c.model.patch_size = 4
     c.model.depth = 6
     c.model.dtype = "float32"
+    c.model.unroll = 6
     c.predictor.width = 96
     c.predictor.depth = 4
 
@@ -27,9 +28,10 @@ def get_config() -> ConfigDict:
     c.optim.start_learning_rate = 1e-4
     c.optim.final_weight_decay = 0.04
     c.train.batch_size = 128
-    c.train.epochs = 4.0
-    c.train.warmup_epochs = 0.25
+    c.train.epochs = 2.3
+    c.train.warmup_epochs = 0.2
     c.train.log_every = 20
     c.probe.every_epochs = 0.5
     c.probe.test_images = 5000
+    c.data.threads = 1
     return c

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import config_flags
 
-from jepa_jax.config import unknown_key
 from jepa_jax.errors import UserError
+from jepa_jax.validation import unknown_key
 
 WRONG_INPUT = 2  # exit code
 
@@ -42,7 +42,9 @@ def _parse():
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_first_line(error)) from error
     except OSError as error:
-        raise UserError(f"--config names a file that cannot be read: {_first_line(error)}") from error
+        raise UserError(
+            f"--config names a file that cannot be read: {_first_line(error)}"
+        ) from error
     if rest:
         raise UserError(f"{rest[0]!r} is no flag: write --NAME=VALUE")
 

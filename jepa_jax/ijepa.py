@@ -1,10 +1,10 @@
 """The method: I-JEPA as in figure 3 of Assran et al. 2023, in pure functions.
 
-    context encoder f_θ    sees the context patches                  -> s_x
-    target encoder  f_θ̄   sees the whole image; its blocks are s_y
-    predictor       g_φ    from s_x and a block's positions          -> ŝ_y
-    loss                   distance between ŝ_y and s_y
-    θ, φ by gradient descent; θ̄ follows θ as a moving average
+context encoder f_θ    sees the context patches                  -> s_x
+target encoder  f_θ̄   sees the whole image; its blocks are s_y
+predictor       g_φ    from s_x and a block's positions          -> ŝ_y
+loss                   distance between ŝ_y and s_y
+θ, φ by gradient descent; θ̄ follows θ as a moving average
 """
 
 import dataclasses
@@ -154,4 +154,4 @@ def train_step(model: IJEPA, state: State, batch: Batch) -> tuple[State, Metrics
     params, opt_state = model.optimizer.update(gradient, state.opt_state, state.params, schedule)
     target = moving_average(state.target, params["encoder"], schedule.momentum)
     state = State(state.step + 1, params, target, opt_state)
-    return state, Metrics(value, *schedule, optax.global_norm(gradient))
+    return state, Metrics(value, *schedule, optax.tree.norm(gradient))

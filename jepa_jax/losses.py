@@ -50,12 +50,13 @@ def smooth_l1(
 
     >>> import jax.numpy as jnp
     >>> prediction = jnp.array([[[0.5], [3.0], [9.0]]])  # one block of three patches, one feature
-    >>> smooth_l1(prediction, jnp.zeros((1, 3, 1)), length=jnp.array([2])).item()  # (.125 + 2.5) / 2
+    >>> smooth_l1(prediction, jnp.zeros((1, 3, 1)), length=jnp.array([2])).item()
     1.3125
     """
-    distance = jnp.abs(_difference(prediction, target))
+    difference, valid = _compare(prediction, target, length, mask)
+    distance = jnp.abs(difference)
     loss = jnp.where(distance < beta, 0.5 * jnp.square(distance) / beta, distance - 0.5 * beta)
-    return _mean_over_patches(loss.mean(-1), length, mask)
+    return _mean_over_patches(loss.mean(-1), valid)
 
 
 def l1(
@@ -67,9 +68,8 @@ def l1(
     >>> l1(jnp.array([[[0.5], [3.0]]]), jnp.zeros((1, 2, 1))).item()
     1.75
     """
-    return _mean_over_patches(
-        jnp.abs(_difference(prediction, target)).mean(-1), length, mask
-    )
+    difference, valid = _compare(prediction, target, length, mask)
+    return _mean_over_patches(jnp.abs(difference).mean(-1), valid)
 
 
 def l2(
@@ -81,38 +81,45 @@ def l2(
     and images: about P·D times as large as a mean over everything.
 
     >>> import jax.numpy as jnp
-    >>> prediction = jnp.array([[[0.5, 0.5], [3.0, 1.0]], [[1.0, 0.0], [7.0, 7.0]]])  # (M, P, D) = 2
+    >>> prediction = jnp.array([[[0.5, 0.5], [3.0, 1.0]], [[1.0, 0.0], [7.0, 7.0]]])
     >>> l2(prediction, jnp.zeros((2, 2, 2)), length=jnp.array([2, 1])).item()  # (10.5 + 1) / 2
     5.75
     """
-    squared = jnp.square(_difference(prediction, target)).sum(-1)
-    valid = _valid(squared, length, mask)
-    return jnp.where(valid, squared, 0.0).sum(-1).mean()
+    difference, _ = _compare(prediction, target, length, mask)
+    return jnp.square(difference).sum((-2, -1)).mean()
 
 
-def _difference(prediction: Array, target: Array) -> Array:
+def _compare(
+    prediction: Array, target: Array, length: Array | None, mask: Array | None
+) -> tuple[Array, Array]:
+    """Differences in float32, zero in padded places, and which places are real: (..., M, P)."""
     if prediction.shape != target.shape or prediction.ndim < 3:
         raise ValueError(
             "prediction and target must both be (..., M, P, D),"
             f" not {prediction.shape} and {target.shape}"
         )
-    return prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    valid = _valid(prediction.shape[:-1], length, mask)
+    # Before the subtraction: a NaN that is left out later would still spoil the gradient.
+    prediction, target = (
+        jnp.where(valid[..., None], features.astype(jnp.float32), 0.0)
+        for features in (prediction, target)
+    )
+    return prediction - target, valid
 
 
-def _mean_over_patches(loss: Array, length: Array | None, mask: Array | None) -> Array:
-    valid = _valid(loss, length, mask)
-    total = jnp.where(valid, loss, 0.0).sum((-2, -1))
-    count = jnp.maximum(valid.sum((-2, -1)), 1).astype(jnp.float32)
-    return (total / count).mean()
-
-
-def _valid(loss: Array, length: Array | None, mask: Array | None) -> Array:
-    """(..., M, P) bool, from whichever of the two is given."""
+def _valid(shape: tuple[int, ...], length: Array | None, mask: Array | None) -> Array:
+    """Bool of this shape, from whichever of the two is given."""
     if length is not None and mask is not None:
         raise ValueError("give length or mask, not both")
     if length is not None:
-        patch = jax.lax.broadcasted_iota(length.dtype, loss.shape, loss.ndim - 1)
+        patch = jax.lax.broadcasted_iota(length.dtype, shape, len(shape) - 1)
         mask = patch < jnp.expand_dims(length, -1)
     if mask is None:
-        return jnp.ones(loss.shape, bool)
-    return jnp.broadcast_to(mask, loss.shape)
+        return jnp.ones(shape, bool)
+    return jnp.broadcast_to(mask, shape)
+
+
+def _mean_over_patches(loss: Array, valid: Array) -> Array:
+    """(..., M, P) -> (): over an image's real patches, then over images."""
+    count = jnp.maximum(valid.sum((-2, -1)), 1).astype(jnp.float32)
+    return (loss.sum((-2, -1)) / count).mean()

@@ -58,10 +58,10 @@ class MaskSpec:
       style: how blocks are drawn.
         "paper": a size for each image, scale and aspect ratio independent, blocks anywhere on the
           grid, K of the remaining context patches kept at random.
-        "reference": the published code's. One size for the whole batch; one random number sets scale
-          and aspect ratio; a block's last possible row and column are never used; the context is
-          cut in raster order. (The published code cuts to the shortest of each batch; here K is
-          the same in every batch, so that the step compiles once.)
+        "reference": the published code's. One size for the whole batch; one random number sets
+          scale and aspect ratio; a block's last possible row and column are never used; the
+          context is cut in raster order. (The published code cuts to the shortest of each batch;
+          here K is the same in every batch, so that the step compiles once.)
         "block": one large target block, the context is all the rest.
         "random": a target of scattered patches, the context is all the rest.
       num_targets: M, blocks to predict. None, here and below: as the style has it.
@@ -251,7 +251,7 @@ def _context_sizes(spec: MaskSpec) -> np.ndarray:
 
 
 def _sizes(spec: MaskSpec, scales: tuple, aspects: tuple) -> np.ndarray:
-    """Heights and widths of blocks that cover a share of the grid, rounded as the reference does."""
+    """Heights and widths of blocks that cover a share of the grid, rounded as published."""
     rows, columns = spec.grid
     shares = np.meshgrid(_shares(STEPS), _shares(STEPS))
     if spec.style == "reference":  # one number sets both

@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/digits.py --workdir=runs/digits
 
 The same command goes on where the run stopped. --config.KEY=VALUE changes a setting, such as
---config.train.epochs=5. Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal with its state
-saved.
+--config.train.epochs=5. Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal with its
+state saved.
 """
 
 from absl import flags
@@ -22,7 +22,9 @@ def main() -> int:
     from jepa_jax.training.loop import train
 
     if CONFIG.value is None or WORKDIR.value is None:
-        raise UserError("give a recipe and a folder: --config=configs/digits.py --workdir=runs/digits")
+        raise UserError(
+            "give a recipe and a folder: --config=configs/digits.py --workdir=runs/digits"
+        )
     return train(CONFIG.value, WORKDIR.value)
 
 

@@ -72,9 +72,7 @@ def test_a_label_that_training_lacks_counts_as_wrong():
     correct = knn.knn_accuracy(*TRAIN, *TEST) * len(labels)
     first = knn.knn_accuracy(*TRAIN, TEST[0][:1], labels[:1])
     labels[0] = 99
-    assert knn.knn_accuracy(*TRAIN, TEST[0], labels) * len(labels) == pytest.approx(
-        correct - first
-    )
+    assert knn.knn_accuracy(*TRAIN, TEST[0], labels) * len(labels) == pytest.approx(correct - first)
 
 
 def test_runs_where_implicit_transfers_are_forbidden():

@@ -29,9 +29,7 @@ def settings(**changes):
 
 def noise(length):
     shape = (length, 9, 8, 1)
-    return ArraySource(
-        "noise", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    )
+    return ArraySource("noise", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
 
 
 def batches(length=100, seed=0, batch_size=8, **options):
@@ -127,9 +125,7 @@ def test_every_example_comes_once_an_epoch():
 
 
 def test_seeds_give_other_orders_and_crops():
-    orders = {
-        tuple(batches(seed=seed, batch_size=100)[0]["index"]) for seed in (-1, 0, 1, 2**40)
-    }
+    orders = {tuple(batches(seed=seed, batch_size=100)[0]["index"]) for seed in (-1, 0, 1, 2**40)}
     assert len(orders) == 4
     same = ArraySource("same", np.repeat(noise(1).images, 8, axis=0))
     one, other = (TrainBatches(same, settings(), seed=seed, batch_size=8)[0] for seed in (0, 1))

@@ -84,9 +84,7 @@ def test_npz_images(tmp_path, channels):
 
 
 def test_npz_labels(tmp_path):
-    np.savez(
-        tmp_path / "a.npz", images=np.zeros((3, 2, 2), np.uint8), labels=np.uint8([5, 6, 7])
-    )
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 2, 2), np.uint8), labels=np.uint8([5, 6, 7]))
     source = read(tmp_path / "a.npz", "npz")
     assert source.labels.dtype == np.int32
     assert source.labels.tolist() == [5, 6, 7]
@@ -133,9 +131,7 @@ def test_npz_that_is_no_npz(tmp_path, damage):
 
 
 def test_folders_are_classes(lay_out):
-    source = read(
-        lay_out("dog/b.jpg", "dog/a.PNG", "cat/c.jpeg", "cat/old/d.webp", "eel/e.tif")
-    )
+    source = read(lay_out("dog/b.jpg", "dog/a.PNG", "cat/c.jpeg", "cat/old/d.webp", "eel/e.tif"))
     assert contents(source) == [
         "cat/c.jpeg",
         "cat/old/d.webp",

@@ -93,9 +93,7 @@ def test_arrays_of_other_channels_are_refused():
 
 
 def test_files_of_other_channels_are_refused():
-    with pytest.raises(
-        UserError, match=r"a\.png is a file: data.channels must be 1 or 3, not 4"
-    ):
+    with pytest.raises(UserError, match=r"a\.png is a file: data.channels must be 1 or 3, not 4"):
         decode(encode(Image.new("RGBA", (2, 2))), 4)
 
 
@@ -109,9 +107,7 @@ def test_floating_point_files_are_refused():
 def test_cut_files_are_named(kind, keep):
     whole = encode(Image.fromarray(noise(40, 40, 3)), kind).image
     cut = whole[: int(keep * len(whole)) if isinstance(keep, float) else keep]
-    with pytest.raises(
-        UserError, match=r"cat\.x can't be read as an image: remove or replace it"
-    ):
+    with pytest.raises(UserError, match=r"cat\.x can't be read as an image: remove or replace it"):
         decode(Example(cut, None, "cat.x"), 3)
 
 

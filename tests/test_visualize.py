@@ -130,9 +130,7 @@ def test_pca_colours_do_not_depend_on_the_order_of_patches():
 def test_the_largest_weight_of_a_component_is_positive():
     for sign in (1, -1):
         features = np.linspace(-1, 1, 20)[None, :, None] * np.array([0.2, sign, -0.3 * sign])
-        assert np.array_equal(
-            np.argsort(pca.pca_rgb(features)[0, 1:-1, 0]), np.arange(18)[::sign]
-        )
+        assert np.array_equal(np.argsort(pca.pca_rgb(features)[0, 1:-1, 0]), np.arange(18)[::sign])
 
 
 def test_components_that_do_not_exist_are_mid_grey():

@@ -136,9 +136,7 @@ class JoinedSource:
         index = range(len(self))[index]
         k = bisect.bisect_right(self._ends, index)
         example = self._parts[k][index - self._ends[k] + len(self._parts[k])]
-        return (
-            example if self.labels is None else example._replace(label=int(self.labels[index]))
-        )
+        return example if self.labels is None else example._replace(label=int(self.labels[index]))
 
 
 def _digits(data: ConfigDict, split: str) -> ArraySource:
@@ -165,9 +163,7 @@ def _npz(path: Path) -> ArraySource:
         message = f"{path} isn't a whole npz file of plain arrays: make it with np.savez"
         raise UserError(message) from error
     if "images" not in arrays:
-        raise UserError(
-            f"{path} has no array 'images', only {keys}: rename the one that is meant"
-        )
+        raise UserError(f"{path} has no array 'images', only {keys}: rename the one that is meant")
     images, labels = arrays["images"], arrays.get("labels")
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
         raise UserError(

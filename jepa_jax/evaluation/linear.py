@@ -35,9 +35,7 @@ def linear_probe_accuracy(
     """
     check_probe_input(train_features, train_labels, test_features, test_labels)
     if l2 <= 0:
-        raise UserError(
-            f"l2={l2}: give a value above zero, or separable classes have no answer"
-        )
+        raise UserError(f"l2={l2}: give a value above zero, or separable classes have no answer")
     classes, train_labels = np.unique(train_labels, return_inverse=True)
     mean = np.mean(train_features, 0, dtype=np.float64)
     # Infinity takes constant features to 0. Found by range, as rounding may give them a std.

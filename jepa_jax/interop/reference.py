@@ -1,8 +1,8 @@
 """Parameters in the names and layouts of the published PyTorch code, and of its checkpoints.
 
-Its matrices are (out, in), ours (in, out); its blocks have numbers, ours a leading depth axis; its
-patches are flattened channels first, ours channels last. Positions are not parameters here: those of
-a checkpoint are compared with ours.
+Its matrices are (out, in), ours (in, out); its blocks have numbers, ours a leading depth axis;
+its patches are flattened channels first, ours channels last. Positions are not parameters here:
+those of a checkpoint are compared with ours.
 """
 
 from collections.abc import Mapping
@@ -91,7 +91,9 @@ class _Reader:
         ours = sincos_2d(width, *grid)[None]
         theirs = self.take(name, ours.shape)
         if theirs.any() and np.abs(ours - theirs).max() > POSITION_TOLERANCE:
-            self.complaints.append(f"{name} holds other positions than a {grid[0]}×{grid[1]} grid's")
+            self.complaints.append(
+                f"{name} holds other positions than a {grid[0]}×{grid[1]} grid's"
+            )
 
     def finish(self):
         self.complaints += [f"{name} is unknown" for name in self.tensors.keys() - self.taken]
@@ -150,8 +152,8 @@ def _dense(reader: _Reader, name: str, inputs: int, outputs: int) -> dict:
 def _qkv(reader: _Reader, name: str, width: int, heads: int) -> dict:
     dense = _dense(reader, name, width, 3 * width)
     return {
-        "kernel": dense["kernel"].reshape(width, 3, heads, -1),
-        "bias": dense["bias"].reshape(3, heads, -1),
+        "kernel": dense["kernel"].reshape(width, 3, heads, -1).swapaxes(1, 2),
+        "bias": dense["bias"].reshape(3, heads, -1).swapaxes(0, 1),
     }
 
 

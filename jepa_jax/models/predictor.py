@@ -20,6 +20,7 @@ class Predictor(nn.Module):
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
+    unroll: int = 1
 
     @nn.compact
     def __call__(
@@ -40,7 +41,7 @@ class Predictor(nn.Module):
         positions = jnp.asarray(sincos_2d(self.width, *self.grid), self.dtype)
         mask_token = self.param("mask_token", kernel_init, (1, 1, self.width))
 
-        seen = Dense(self.width, dtype=self.dtype, name="embed")(context.astype(self.dtype))
+        seen = Dense((self.width,), self.dtype, name="embed")(context.astype(self.dtype))
         seen = seen + positions[context_index]
         asked = mask_token.astype(self.dtype)[None] + positions[target_index]
 
@@ -49,9 +50,15 @@ class Predictor(nn.Module):
         asked = asked.reshape(batch * blocks, patches, self.width)
         length = (context_index.shape[1] + target_length).reshape(-1)
         x = Transformer(
-            self.depth, self.heads, self.mlp_ratio, self.dtype, self.remat, name="transformer"
+            self.depth,
+            self.heads,
+            self.mlp_ratio,
+            self.dtype,
+            self.remat,
+            self.unroll,
+            name="transformer",
         )(jnp.concatenate([seen, asked], axis=1), length)
 
         x = x[:, -patches:]
-        x = Dense(self.output_width, dtype=self.dtype, name="output")(x)
+        x = Dense((self.output_width,), self.dtype, name="output")(x)
         return x.reshape(batch, blocks, patches, self.output_width)

@@ -1,6 +1,6 @@
 """The pre-norm transformer that the encoder and the predictor share."""
 
-import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -21,8 +21,48 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
-Dense = functools.partial(nn.Dense, kernel_init=kernel_init)
-LayerNorm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPS)
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, in float32; the result is of `dtype`."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+        return (normal * scale[None, None] + bias[None, None]).astype(self.dtype)
+
+
+class Dense(nn.Module):
+    """x·kernel + bias over the last `len(inputs)` axes of x, to axes of the sizes `outputs`.
+
+    A single product of two matrices: with more axes than that, XLA's CPU backend transposes
+    the operands of the kernel's gradient, at four times its cost.
+    """
+
+    outputs: tuple[int, ...]
+    dtype: jnp.dtype
+    input_axes: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        leading, inputs = x.shape[: -self.input_axes], x.shape[-self.input_axes :]
+        kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs))
+        bias = self.param("bias", nn.initializers.zeros, self.outputs)
+        tokens, matrix, offset = (
+            array.astype(self.dtype).reshape(shape)
+            for array, shape in (
+                (x, (math.prod(leading), -1)),
+                (kernel, (math.prod(inputs), -1)),
+                (bias, (1, -1)),
+            )
+        )
+        return (tokens @ matrix + offset).reshape(*leading, *self.outputs)
 
 
 class SelfAttention(nn.Module):
@@ -36,11 +76,11 @@ class SelfAttention(nn.Module):
         self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
     ) -> Float[Array, "B N D"]:
         width = x.shape[-1]
-        general = functools.partial(nn.DenseGeneral, kernel_init=kernel_init, dtype=self.dtype)
-        qkv = general((3, self.heads, width // self.heads), name="qkv")(x)
-        query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
-        mixed = attention(query, key, value, length)
-        return general(width, axis=(1, 3), name="projection")(mixed)
+        # Heads are the first of the output axes, so that a mesh can split them.
+        qkv = Dense((self.heads, 3, width // self.heads), self.dtype, name="qkv")(x)
+        query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))
+        mixed = jnp.moveaxis(attention(query, key, value, length), 1, 2)
+        return Dense((width,), self.dtype, input_axes=2, name="projection")(mixed)
 
 
 class MLP(nn.Module):
@@ -49,9 +89,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        hidden = Dense(self.hidden, dtype=self.dtype, name="hidden")(x)
+        hidden = Dense((self.hidden,), self.dtype, name="hidden")(x)
         hidden = nn.gelu(hidden, approximate=False)
-        return Dense(x.shape[-1], dtype=self.dtype, name="output")(hidden)
+        return Dense((x.shape[-1],), self.dtype, name="output")(hidden)
 
 
 class Block(nn.Module):
@@ -64,9 +104,9 @@ class Block(nn.Module):
         self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B N D"], None]:
         attend = SelfAttention(self.heads, self.dtype, name="attention")
-        x = x + attend(LayerNorm(dtype=self.dtype, name="norm_attention")(x), length)
+        x = x + attend(LayerNorm(self.dtype, name="norm_attention")(x), length)
         mlp = MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
-        x = x + mlp(LayerNorm(dtype=self.dtype, name="norm_mlp")(x))
+        x = x + mlp(LayerNorm(self.dtype, name="norm_mlp")(x))
         return x, None  # nn.scan wants a carry and a result
 
 
@@ -78,6 +118,7 @@ class Transformer(nn.Module):
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
+    unroll: int = 1  # blocks compiled in one turn of the scan
 
     @nn.compact
     def __call__(
@@ -94,6 +135,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.depth,
+            unroll=min(self.unroll, self.depth),
         )
         x, _ = stack(self.heads, self.mlp_ratio, self.dtype, name="blocks")(x, length)
-        return LayerNorm(dtype=self.dtype, name="norm")(x)
+        return LayerNorm(self.dtype, name="norm")(x)

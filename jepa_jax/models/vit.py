@@ -28,7 +28,7 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
 
 
 def take_patches(x: Float[Array, "B N D"], index: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
-    """The patches of each image that `index` names: (B, K) -> (B, K, D), (B, M, P) -> (B, M, P, D)."""
+    """The patches of each image that `index` names: (B, K) or (B, M, P) of them."""
     flat = index.reshape(index.shape[0], -1, 1)
     return jnp.take_along_axis(x, flat, axis=1).reshape(*index.shape, x.shape[-1])
 
@@ -43,6 +43,7 @@ class Encoder(nn.Module):
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
+    unroll: int = 1
 
     @nn.compact
     def __call__(
@@ -65,7 +66,13 @@ class Encoder(nn.Module):
         else:  # before the embedding: patches that are not seen cost nothing
             patches = take_patches(patches, index)
             positions = positions[index]
-        x = Dense(self.width, dtype=self.dtype, name="patch_embed")(patches) + positions
+        x = Dense((self.width,), self.dtype, name="patch_embed")(patches) + positions
         return Transformer(
-            self.depth, self.heads, self.mlp_ratio, self.dtype, self.remat, name="transformer"
+            self.depth,
+            self.heads,
+            self.mlp_ratio,
+            self.dtype,
+            self.remat,
+            self.unroll,
+            name="transformer",
         )(x)

@@ -15,8 +15,8 @@ BATCH = P(("replica", "fsdp"))
 # The first pattern found in a leaf's path decides; blocks have a leading depth axis. Optimizer
 # moments have the paths of their parameters at the end of their own. What no rule names is small.
 RULES = (
-    (r"attention/qkv/kernel$", P(None, "fsdp", None, "tensor", None)),
-    (r"attention/qkv/bias$", P(None, None, "tensor", None)),
+    (r"attention/qkv/kernel$", P(None, "fsdp", "tensor", None, None)),
+    (r"attention/qkv/bias$", P(None, "tensor", None, None)),
     (r"attention/projection/kernel$", P(None, "tensor", None, "fsdp")),
     (r"mlp/hidden/kernel$", P(None, "fsdp", "tensor")),
     (r"mlp/hidden/bias$", P(None, "tensor")),

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
-from jepa_jax.config import mask_spec, mesh_shape, validate
+from jepa_jax.config import mask_spec, mesh_shape
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
@@ -23,6 +23,7 @@ from jepa_jax.training.progress import Display, introduction, result_table
 from jepa_jax.training.setup import build_model, purpose_key, total_steps
 from jepa_jax.training.signals import StopWish
 from jepa_jax.training.workdir import Workdir
+from jepa_jax.validation import validate
 from jepa_jax.visualize.run import draw_run
 
 FINISHED, STOPPED = 0, 75  # exit codes; 75 is what sysexits.h calls a temporary failure
@@ -93,9 +94,7 @@ def prepare(config: ConfigDict, path: str) -> Run:
     """What is asked for, and whether it can be done."""
     validate(config, jax.device_count())
     source = open_source(config.data, config.data.train_split)
-    loader = TrainBatches(
-        source, config.data, seed=config.seed, batch_size=config.train.batch_size
-    )
+    loader = TrainBatches(source, config.data, seed=config.seed, batch_size=config.train.batch_size)
     workdir = Workdir(path)
     run = Run(
         config=config,

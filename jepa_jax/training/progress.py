@@ -10,6 +10,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jepa_jax.config import architecture
+
 
 class Display:
     """Shows the steps of a run; to be used as a context."""
@@ -52,7 +54,10 @@ class Display:
         if not self.console.is_terminal:
             elapsed = time.monotonic() - self._begun
             left = elapsed / max(1, row["step"] - self._start) * (self.total - row["step"])
-            self.say(f"step {row['step']:>{len(str(self.total))}}/{self.total}  {values}  left {_clock(left)}")
+            self.say(
+                f"step {row['step']:>{len(str(self.total))}}/{self.total}"
+                f"  {values}  left {_clock(left)}"
+            )
 
     def say(self, text: RenderableType) -> None:
         """A line, or a table."""
@@ -84,10 +89,13 @@ def introduction(config: ConfigDict, params: dict[str, Any], loader: Any, total:
         for part, tree in params.items()
     }
     height, width = config.data.image_size
+    size = architecture(config)
     return (
-        f"{config.model.size} with patches of {config.model.patch_size} on {height}×{width} images:"
-        f" encoder {count['encoder']:.2f}M, predictor {count['predictor']:.2f}M parameters,"
-        f" {config.model.dtype}, {jax.device_count()} {jax.devices()[0].platform} device(s)\n"
+        f"{height}×{width} images in patches of {config.model.patch_size}: encoder"
+        f" {size['width']} wide, {size['depth']} deep ({count['encoder']:.2f}M parameters),"
+        f" predictor {config.predictor.width} wide, {config.predictor.depth} deep"
+        f" ({count['predictor']:.2f}M); {config.model.dtype}"
+        f" on {jax.device_count()} {jax.devices()[0].platform} device(s)\n"
         f"{loader.steps_per_epoch * config.train.batch_size:,} images an epoch in batches of"
         f" {config.train.batch_size}: {total:,} steps"
     )

@@ -26,7 +26,11 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
 
 def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
     """The two modules, their optimizer and its schedules."""
-    common = {"dtype": jnp.dtype(config.model.dtype), "remat": config.model.remat}
+    common = {
+        "dtype": jnp.dtype(config.model.dtype),
+        "remat": config.model.remat,
+        "unroll": config.model.unroll,
+    }
     size = architecture(config)
     encoder = Encoder(patch_size=config.model.patch_size, **size, **common)
     predictor = Predictor(

@@ -44,9 +44,7 @@ def loss_curve(metrics: Sequence[Mapping[str, float]], path: str | os.PathLike) 
         for name in probes:
             label, color = PROBES[name]
             points = _series(metrics, name)
-            axis.plot(
-                *points.T, color=color, linewidth=1.4, marker="o", markersize=3, label=label
-            )
+            axis.plot(*points.T, color=color, linewidth=1.4, marker="o", markersize=3, label=label)
         axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
         _style(axis, "accuracy")
     axes[-1].set_xlabel("step", color=figures.INK, fontsize=9)

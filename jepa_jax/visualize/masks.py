@@ -107,9 +107,7 @@ def _outline(
 ) -> None:
     """Draws the border between the patches inside and those outside, whatever the shape."""
     padded = np.pad(inside, 1)
-    across = np.argwhere(
-        padded[1:, 1:-1] != padded[:-1, 1:-1]
-    )  # horizontal edges (row, column)
+    across = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])  # horizontal edges (row, column)
     down = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
     edges = [((c, r), (c + 1, r)) for r, c in across] + [((c, r), (c, r + 1)) for r, c in down]
     step = np.array([size[1] / inside.shape[1], size[0] / inside.shape[0]])

@@ -22,9 +22,7 @@ def pca_rgb(features: Float[np.ndarray, "n N D"]) -> Float[np.ndarray, "n N 3"]:
     """
     features = np.asarray(features, np.float64)
     if features.ndim != 3 or features.size == 0 or not np.isfinite(features).all():
-        raise UserError(
-            f"features of shape {features.shape}: give finite (images, patches, width)"
-        )
+        raise UserError(f"features of shape {features.shape}: give finite (images, patches, width)")
     patches = features.reshape(-1, features.shape[-1])
     patches = patches - patches.mean(0)
     variance, axes = np.linalg.eigh(patches.T @ patches / len(patches))

@@ -1,0 +1,37 @@
+"""A ViT-S/4 on CIFAR-10, for one GPU.
+
+    python launch/train.py --config=configs/cifar10_vits4.py --workdir=runs/cifar10
+
+Images as class folders, or zip files of them, at data/cifar10/train and data/cifar10/test (or say
+--config.data.path=WHERE/{split}). Hardware: one GPU of 16 GB. No paper trained this: patch 4 gives
+an 8×8 grid; learning rate and weight decay are those that worked for configs/fashion_mnist.py, the
+learning rate scaled with the square root of the batch. Not yet run to its end: no result to expect.
+"""
+
+from ml_collections import ConfigDict
+
+from jepa_jax.config import defaults
+
+
+def get_config() -> ConfigDict:
+    c = defaults()
+    c.data.path = "data/cifar10/{split}"
+    c.data.test_split = "test"
+    c.data.image_size = (32, 32)
+    c.data.eval_crop = 1.0
+    c.data.mean = (0.491, 0.482, 0.447)  # of its training images
+    c.data.std = (0.247, 0.243, 0.262)
+
+    c.model.size = "vit_s"
+    c.model.patch_size = 4
+    c.predictor.width = 192
+    c.predictor.depth = 6
+
+    c.optim.learning_rate = 1e-3
+    c.optim.start_learning_rate = 1e-4
+    c.optim.final_weight_decay = 0.04
+    c.train.batch_size = 512
+    c.train.epochs = 300.0
+    c.train.warmup_epochs = 10.0
+    c.probe.every_epochs = 10.0
+    return c

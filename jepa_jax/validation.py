@@ -1,0 +1,235 @@
+"""Checks a config as a whole: a typo or an impossible value stops the run at once.
+
+Each message is one line that names the key and the nearest value that would do.
+"""
+
+import difflib
+import functools
+from collections.abc import Iterable, Iterator
+
+from ml_collections import ConfigDict
+
+from jepa_jax.config import architecture, defaults, mask_spec, mesh_shape
+from jepa_jax.errors import UserError
+from jepa_jax.ijepa import LOSSES
+from jepa_jax.masks import STYLES
+from jepa_jax.models.transformer import REMAT_POLICIES
+from jepa_jax.models.vit import SIZES
+
+CHOICES = {
+    "data.source": ("digits", "npz", "folder"),
+    "model.size": tuple(SIZES),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", *REMAT_POLICIES),
+    "masks.style": tuple(STYLES),
+    "loss": tuple(LOSSES),
+}
+
+
+# key: how many numbers it has (None: it is one), and what they must lie between.
+INFINITY = float("inf")
+RANGES = {
+    "seed": (None, 0, 2**31 - 1),
+    "data.image_size": (2, 1, INFINITY),
+    "data.channels": (None, 1, INFINITY),
+    "data.crop_scale": (2, 1e-6, 1),
+    "data.crop_aspect": (2, 1e-6, INFINITY),
+    "data.eval_crop": (None, 1e-6, 1),
+    "data.threads": (None, 1, INFINITY),
+    "model.patch_size": (None, 1, INFINITY),
+    "model.width": (None, 4, INFINITY),
+    "model.depth": (None, 1, INFINITY),
+    "model.heads": (None, 1, INFINITY),
+    "model.mlp_ratio": (None, 1e-6, INFINITY),
+    "model.unroll": (None, 1, INFINITY),
+    "predictor.width": (None, 4, INFINITY),
+    "predictor.depth": (None, 1, INFINITY),
+    "predictor.heads": (None, 1, INFINITY),
+    "optim.learning_rate": (None, 0, INFINITY),
+    "optim.start_learning_rate": (None, 0, INFINITY),
+    "optim.final_learning_rate": (None, 0, INFINITY),
+    "optim.weight_decay": (None, 0, INFINITY),
+    "optim.final_weight_decay": (None, 0, INFINITY),
+    "optim.ema": (2, 0, 1),
+    "optim.schedule_scale": (None, 1e-6, INFINITY),
+    "optim.b1": (None, 0, 1 - 1e-9),
+    "optim.b2": (None, 0, 1 - 1e-9),
+    "optim.eps": (None, 0, INFINITY),
+    "optim.clip_norm": (None, 1e-12, INFINITY),
+    "train.batch_size": (None, 1, INFINITY),
+    "train.epochs": (None, 1e-6, INFINITY),
+    "train.warmup_epochs": (None, 0, INFINITY),
+    "train.accumulate": (None, 1, INFINITY),
+    "train.log_every": (None, 1, INFINITY),
+    "train.checkpoint_every": (None, 1, INFINITY),
+    "train.checkpoints_kept": (None, 1, INFINITY),
+    "probe.every_epochs": (None, 0, INFINITY),
+    "probe.train_images": (None, 0, INFINITY),
+    "probe.test_images": (None, 0, INFINITY),
+    "probe.neighbours": (None, 1, INFINITY),
+}
+
+
+def validate(config: ConfigDict, devices: int = 1) -> None:
+    """Checks every key, type and relation that can be known before the data is read.
+
+    Args:
+      devices: how many the run will have.
+
+    Raises:
+      UserError: for the first that is wrong; it names the key and the nearest value that would do.
+    """
+    _check_tree(config, defaults())
+    for key, choices in CHOICES.items():
+        value = _get(config, key)
+        if value not in choices:
+            raise UserError(
+                f"{key}={value!r} is none of {', '.join(choices)}{_hint(value, choices)}"
+            )
+    for key, (length, low, high) in RANGES.items():
+        _check_range(key, _get(config, key), length, low, high)
+    _check_images(config)
+    _check_model(config)
+    _check_devices(config, devices)
+    mask_spec(config)
+
+
+def unknown_key(key: str) -> str | None:
+    """What is wrong with a dotted key, or None: for overrides on a command line."""
+    known = list(_flat(defaults()))
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return None
+    return f"config has no key {key!r}{_hint(key, known)}"
+
+
+def _check_range(key: str, value, length: int | None, low: float, high: float):
+    if value is None:
+        return
+    values = (value,) if length is None else value
+    wanted = f"a number from {low:g} to {high:g}" if high < INFINITY else f"{low:g} or more"
+    if length is not None and len(values) != length:
+        raise UserError(f"{key}={value} must have {length} numbers")
+    if not all(low <= number <= high for number in values):
+        raise UserError(f"{key}={value} must be {wanted}")
+
+
+def _check_images(config: ConfigDict):
+    if (
+        config.data.source != "digits"
+        and config.data.test_split
+        and "{split}" not in config.data.path
+    ):
+        raise UserError(
+            f"data.path={config.data.path!r} has no {{split}}, so the held-out images would be"
+            " those trained on: name the splits with {split}, or set data.test_split='' for"
+            " no probes"
+        )
+    data, patch = config.data, config.model.patch_size
+    for side in data.image_size:
+        if side % patch:
+            lower, upper = side // patch * patch, (side // patch + 1) * patch
+            nearest = f"{lower} or {upper}" if lower else f"{upper}"
+            raise UserError(
+                f"data.image_size={tuple(data.image_size)} does not divide into patches of"
+                f" model.patch_size={patch}: take {nearest} instead of {side}"
+            )
+    for key in ("mean", "std"):
+        if len(data[key]) != data.channels:
+            raise UserError(
+                f"data.{key} has {len(data[key])} values, but data.channels={data.channels}:"
+                " give one for each channel"
+            )
+    if min(data.std) <= 0:
+        raise UserError(f"data.std={tuple(data.std)} must be above 0")
+    for key in ("crop_scale", "crop_aspect"):
+        if data[key][0] > data[key][1]:
+            raise UserError(f"data.{key}={tuple(data[key])} must be (low, high)")
+
+
+def _check_model(config: ConfigDict):
+    encoder = architecture(config)
+    parts = {
+        "model": (encoder["width"], encoder["heads"]),
+        "predictor": (config.predictor.width, config.predictor.heads or encoder["heads"]),
+    }
+    for part, (width, heads) in parts.items():
+        if width % 4:
+            raise UserError(
+                f"{part}.width={width} must be a multiple of 4 for sine-cosine positions:"
+                f" take {width // 4 * 4} or {width // 4 * 4 + 4}"
+            )
+        if width % heads:
+            fitting = [number for number in range(1, width + 1) if width % number == 0]
+            raise UserError(
+                f"{part}.width={width} does not divide into {part}.heads={heads}:"
+                f" take {min(fitting, key=lambda number: abs(number - heads))} heads"
+            )
+
+
+def _check_devices(config: ConfigDict, devices: int):
+    sizes = mesh_shape(config, devices)
+    ways = sizes[0] * sizes[1]
+    batch, parts = config.train.batch_size, config.train.accumulate
+    if batch % (ways * parts):
+        unit = ways * parts
+        raise UserError(
+            f"train.batch_size={batch} does not divide over {ways} devices in"
+            f" train.accumulate={parts} parts: take {max(1, round(batch / unit)) * unit}"
+        )
+    if config.train.warmup_epochs > config.train.epochs * config.optim.schedule_scale:
+        raise UserError(
+            f"train.warmup_epochs={config.train.warmup_epochs:g} is longer than"
+            f" train.epochs={config.train.epochs:g}"
+        )
+
+
+# Keys and types.
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _check_tree(config: ConfigDict, template: ConfigDict, prefix: str = ""):
+    for name in config:
+        if name not in template:
+            raise UserError(unknown_key(prefix + name))
+    for name in template:
+        key = prefix + name
+        if name not in config:
+            raise UserError(f"config lacks the key {key!r}: start the recipe from defaults()")
+        value, kind = config[name], template.get_type(name)
+        if isinstance(template[name], ConfigDict):
+            _check_tree(value, template[name], f"{key}.")
+        elif value is None and template[name] is None:
+            continue
+        elif kind is tuple:
+            if not isinstance(value, tuple | list) or not all(_is(v, float) for v in value):
+                raise UserError(f"{key}={value!r} must be numbers in parentheses, such as (1, 2)")
+        elif not _is(value, kind):
+            raise UserError(f"{key}={value!r} must be {KINDS[kind]}")
+
+
+def _is(value, kind: type) -> bool:
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _get(config: ConfigDict, key: str):
+    return functools.reduce(lambda part, name: part[name], key.split("."), config)
+
+
+def _hint(word, known: Iterable[str]) -> str:
+    """The nearest of the known words, as the end of a message."""
+    known = list(known)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.0)
+    last = {name.rsplit(".", 1)[-1]: name for name in known}
+    by_last = difflib.get_close_matches(str(word).rsplit(".", 1)[-1], last, n=1, cutoff=0.8)
+    return f"; the nearest is {last[by_last[0]] if by_last else near[0]!r}" if near else ""

@@ -1,0 +1,112 @@
+"""Wrong input on the command line: one line that says what to do, and exit code 2."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "launch/train.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def refused(*arguments: str) -> str:
+    """The one line that a wrong command is answered with."""
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+    """Sixteen images, one of which is none."""
+    (tmp_path / "images").mkdir()
+    for number in range(16):
+        pixels = np.full((8, 8), 16 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "7.png").write_bytes(b"not an image")
+    return tmp_path
+
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "--config.train.epoch=3",
+            "config has no key 'train.epoch'; the nearest is 'train.epochs'",
+        ),
+        ("--config.model.patch_size=3", "does not divide into patches"),
+        ("--config.model.patch_size=16", "too small"),
+        ("--config.train.epochs=many", "many"),
+        ("--workdri=x", "workdri"),
+    ],
+)
+def test_wrong_settings(tmp_path, override: str, message: str):
+    assert message in refused(DIGITS, f"--workdir={tmp_path}/run", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_such_recipe(tmp_path):
+    message = refused("--config=configs/digit.py", f"--workdir={tmp_path}")
+    assert "configs/digit.py" in message
+
+
+def test_no_workdir():
+    assert "--workdir" in refused(DIGITS)
+
+
+def test_no_such_data(tmp_path):
+    message = refused(
+        "--config=configs/vitb16.py", f"--workdir={tmp_path}/run", "--config.train.batch_size=8"
+    )
+    assert "data/imagenet" in message
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    message = refused(
+        DIGITS,
+        f"--workdir={tmp_path}/run",
+        "--config.data.source=folder",
+        f"--config.data.path={tmp_path}/nothing",
+        "--config.data.test_split=",
+    )
+    assert "holds no images" in message
+
+
+def test_corrupt_image(folder):
+    message = refused(
+        DIGITS,
+        f"--workdir={folder}/run",
+        "--config.data.source=folder",
+        f"--config.data.path={folder}/images",
+        "--config.data.test_split=",
+        "--config.train.batch_size=8",
+        "--config.train.epochs=2",
+        "--config.train.warmup_epochs=0",
+    )
+    assert "7.png can't be read as an image: remove or replace it" in message
+
+
+def test_workdir_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(DIGITS, f"--workdir={tmp_path}/file")

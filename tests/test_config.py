@@ -1,0 +1,140 @@
+"""Recipes, and what each wrong setting is answered with."""
+
+import importlib.util
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from jepa_jax.config import architecture, defaults, grid, mask_spec, mesh_shape
+from jepa_jax.errors import UserError
+from jepa_jax.validation import unknown_key, validate
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
+def load(name: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert f"--config=configs/{name}.py" in module.__doc__  # the command that starts it
+    return module.get_config()
+
+
+def changed(**values) -> ConfigDict:
+    config = defaults()
+    with config.unlocked():
+        config.update_from_flattened_dict(
+            {key.replace("__", "."): value for key, value in values.items()}
+        )
+    return config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid(name: str):
+    validate(load(name))
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("vit")])
+def test_published_recipes_keep_the_published_numbers(name: str):
+    """Against the published YAML files: what they all share."""
+    c = load(name)
+    assert c.train.batch_size == 2048
+    assert tuple(c.optim.ema) == (0.996, 1.0)
+    assert (c.optim.weight_decay, c.optim.final_weight_decay) == (0.04, 0.4)
+    rates = c.optim.start_learning_rate, c.optim.learning_rate, c.optim.final_learning_rate
+    assert rates == (2e-4, 1e-3, 1e-6)
+    assert tuple(c.data.crop_scale) == (0.3, 1.0)
+    assert not c.data.flip
+    assert c.predictor.width == 384
+    spec = mask_spec(c)
+    assert (spec.num_targets, spec.target_scale, spec.context_scale) == (4, (0.15, 0.2), (0.85, 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data__image_size": (225, 224)}, "take 224 or 240 instead of 225"),
+        ({"data__image_size": (224,)}, "data.image_size=.* must have 2 numbers"),
+        ({"model__patch_size": 15}, "does not divide into patches"),
+        ({"model__size": "vit_xl"}, "model.size='vit_xl' is none of .* nearest is 'vit_l'"),
+        ({"model__heads": 7}, "model.width=768 does not divide .*take 6 heads"),
+        ({"model__width": 770}, "take 768 or 772"),
+        ({"predictor__heads": 5}, "predictor.width=384 does not divide"),
+        ({"masks__num_context": 190}, "largest possible is"),
+        ({"masks__style": "refernce"}, "nearest is 'reference'"),
+        ({"data__image_size": (16, 16)}, "too small"),
+        ({"loss": "mse"}, "loss='mse' is none of smooth_l1"),
+        ({"train__batch_size": 2050, "train__accumulate": 4}, "take 2048"),
+        ({"train__warmup_epochs": 400.0}, "longer than"),
+        ({"train__epochs": 0.0}, "train.epochs=0.0 must be"),
+        ({"optim__ema": (0.9, 1.5)}, "optim.ema=.* from 0 to 1"),
+        ({"data__mean": (0.5,)}, "give one for each channel"),
+        ({"data__crop_scale": (1.0, 0.3)}, r"must be \(low, high\)"),
+        ({"data__path": "photos"}, "has no {split}"),
+        ({"mesh__fsdp": 3}, "does not make 1 devices"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_impossible_values(values: dict, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        validate(changed(**values))
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_must_divide_over_the_devices():
+    with pytest.raises(UserError, match="does not divide over 3 devices"):
+        validate(defaults(), devices=3)
+
+
+def test_mesh_fills_in_what_is_left():
+    config = changed(mesh__fsdp=4)
+    assert mesh_shape(config, 8) == (2, 4, 1)
+
+
+def test_unknown_keys_name_the_nearest():
+    config = defaults()
+    with config.unlocked():
+        config.optim.learning_rat = 1.0
+    with pytest.raises(UserError, match=r"no key 'optim.learning_rat'.*'optim.learning_rate'"):
+        validate(config)
+    assert unknown_key("optim.learning_rate") is None
+    assert unknown_key("optim") is None
+    assert "'masks.num_context'" in unknown_key("masks.num_contexts")
+    assert "'train.epochs'" in unknown_key("epochs")
+
+
+def test_missing_keys_are_named():
+    config = defaults()
+    with config.unlocked():
+        del config.optim.eps
+    with pytest.raises(UserError, match=r"lacks the key 'optim.eps'"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.batch_size", 12.5, "a whole number"),
+        ("data.flip", 1, "true or false"),
+        ("loss", 3, "a text"),
+        ("optim.ema", ("a", "b"), "numbers in parentheses"),
+        ("optim.clip_norm", "much", "a number"),
+    ],
+)
+def test_wrong_types(key: str, value, message: str):
+    config = defaults()
+    with config.unlocked(), config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"{key}=.* must be {message}"):
+        validate(config)
+
+
+def test_size_can_be_overridden_in_part():
+    config = changed(model__depth=3)
+    assert architecture(config) == {"width": 768, "depth": 3, "heads": 12, "mlp_ratio": 4.0}
+
+
+def test_rectangular_grid():
+    assert grid(changed(data__image_size=(96, 160))) == (6, 10)

@@ -1,0 +1,117 @@
+"""The method: who learns, who follows, and that nothing depends on how it is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jepa_jax import ijepa, masks
+from jepa_jax.models.predictor import Predictor
+from jepa_jax.models.vit import Encoder
+from jepa_jax.optim import AdamW, Schedules
+
+SHAPE = (16, 16, 3)
+
+
+def build(**changes) -> ijepa.IJEPA:
+    encoder = Encoder(width=32, depth=2, heads=2, patch_size=4)
+    predictor = Predictor(width=16, depth=1, heads=2, output_width=32, grid=(4, 4))
+    schedules = Schedules(100, 10, (1e-4, 1e-3, 0.0), (0.04, 0.4), (0.9, 1.0))
+    return ijepa.IJEPA(encoder, predictor, AdamW(), schedules, **changes)
+
+
+def batch(size: int = 8, seed: int = 0) -> ijepa.Batch:
+    images = np.random.default_rng(seed).integers(0, 256, (size, *SHAPE), dtype=np.uint8)
+    return ijepa.Batch(
+        jnp.asarray(images), masks.sample(jax.random.key(seed), masks.MaskSpec((4, 4)), size)
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> ijepa.IJEPA:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def state(model) -> ijepa.State:
+    return jax.jit(ijepa.init, static_argnums=(0, 2))(model, jax.random.key(0), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def stepped(model, state) -> tuple[ijepa.State, ijepa.Metrics]:
+    return jax.jit(ijepa.train_step, static_argnums=0)(model, state, batch())
+
+
+def test_the_target_starts_as_a_copy(state):
+    jax.tree.map(np.testing.assert_array_equal, state.target, state.params["encoder"])
+
+
+def test_the_target_is_the_moving_average_of_the_new_encoder(model, state, stepped):
+    after, metrics = stepped
+    momentum = float(metrics.momentum)
+    jax.tree.map(
+        lambda old, new, online: np.testing.assert_allclose(
+            new, momentum * old + (1 - momentum) * online, atol=1e-7
+        ),
+        state.target,
+        after.target,
+        after.params["encoder"],
+    )
+
+
+def test_no_gradient_reaches_the_target(model, state):
+    gradient = jax.grad(lambda target: ijepa.loss(model, state.params, target, batch()))(
+        state.target
+    )
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_every_parameter_learns(model, state):
+    _, gradient = ijepa.loss_and_gradient(model, state, batch())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert leaf.any(), jax.tree_util.keystr(path)
+
+
+def test_training_lowers_the_loss(model, state):
+    step = jax.jit(ijepa.train_step, static_argnums=0)
+    rows = []
+    for _ in range(20):
+        state, metrics = step(model, state, batch())
+        rows.append(float(metrics.loss))
+    assert rows[-1] < 0.8 * rows[0]
+
+
+def test_accumulation_changes_nothing(model, state):
+    value, gradient = ijepa.loss_and_gradient(model, state, batch())
+    parts_value, parts_gradient = ijepa.loss_and_gradient(build(accumulate=4), state, batch())
+    assert float(parts_value) == pytest.approx(float(value), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, parts_gradient)
+
+
+def test_same_step_twice_is_bitwise_the_same(model, state, stepped):
+    again = jax.jit(ijepa.train_step, static_argnums=0)(model, state, batch())
+    jax.tree.map(np.testing.assert_array_equal, stepped, again)
+
+
+def test_pixels_are_normalised_on_the_device(model):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *SHAPE), dtype=np.uint8)
+    expected = (pixels / 255 - np.array(model.mean)) / np.array(model.std)
+    np.testing.assert_allclose(ijepa.normalize(model, jnp.asarray(pixels)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["smooth_l1", "l2", "l1"])
+def test_every_loss_trains(state, loss: str):
+    value = ijepa.loss(build(loss=loss), state.params, state.target, batch())
+    assert np.isfinite(float(value))
+    assert float(value) > 0
+
+
+def test_padding_of_targets_does_not_reach_the_loss(model, state):
+    whole = batch()
+    drawn = whole.masks
+    padding = np.arange(drawn.targets.shape[2]) >= drawn.target_length[..., None]
+    assert padding.any()
+    moved = drawn._replace(targets=np.where(padding, 15, drawn.targets))
+    before = ijepa.loss(model, state.params, state.target, whole)
+    after = ijepa.loss(model, state.params, state.target, whole._replace(masks=moved))
+    assert float(before) == float(after)

@@ -1,0 +1,186 @@
+"""The encoder and the predictor: sizes, shapes, and equalities that the method relies on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jepa_jax.models import vit
+from jepa_jax.models.positions import sincos_2d
+from jepa_jax.models.predictor import Predictor
+from jepa_jax.models.vit import Encoder
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def images(shape=(2, 16, 24, 3), seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> tuple[Encoder, dict]:
+    module = Encoder(width=32, depth=2, heads=2, patch_size=8)
+    return module, jax.jit(module.init)(jax.random.key(0), images())
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "millions"),
+    # Parameters without positions and class token, from the papers' and the published code's sizes.
+    [
+        ("vit_ti", 16, 5.5),
+        ("vit_s", 16, 21.6),
+        ("vit_b", 16, 85.7),
+        ("vit_l", 16, 303.1),
+        ("vit_h", 14, 630.4),
+        ("vit_g", 16, 1011.3),
+    ],
+)
+def test_sizes(size: str, patch: int, millions: float):
+    width, depth, heads, mlp_ratio = vit.SIZES[size]
+    module = Encoder(width, depth, heads, patch, mlp_ratio)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    assert count(shapes) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_positions_by_hand():
+    table = sincos_2d(8, 2, 3)
+    row, column = 1, 2
+    expected = [
+        np.sin(column), np.sin(column / 100), np.cos(column), np.cos(column / 100),
+        np.sin(row), np.sin(row / 100), np.cos(row), np.cos(row / 100),
+    ]  # fmt: skip
+    np.testing.assert_allclose(table[row * 3 + column], expected, rtol=1e-6)
+
+
+def test_positions_need_a_multiple_of_four():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        sincos_2d(6, 2, 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_rectangular_images_of_any_channels(channels: int):
+    module = Encoder(width=16, depth=1, heads=2, patch_size=4)
+    features, variables = module.init_with_output(jax.random.key(0), images((2, 8, 12, channels)))
+    assert features.shape == (2, 6, 16)
+    assert variables["params"]["patch_embed"]["kernel"].shape == (16 * channels, 16)
+
+
+def test_patches_are_cut_in_raster_order():
+    picture = jnp.arange(4 * 6, dtype=jnp.float32).reshape(1, 4, 6, 1)
+    patches = vit.patchify(picture, 2)
+    np.testing.assert_array_equal(patches[0, 1], [2, 3, 8, 9])
+    np.testing.assert_array_equal(patches[0, 3], [12, 13, 18, 19])
+
+
+def test_all_patches_by_index_are_all_patches(encoder):
+    module, params = encoder
+    everything = jnp.tile(jnp.arange(6, dtype=jnp.int32)[None], (2, 1))
+    np.testing.assert_allclose(
+        module.apply(params, images(), everything), module.apply(params, images()), atol=1e-6
+    )
+
+
+def test_what_is_not_in_the_context_is_not_seen(encoder):
+    module, params = encoder
+    seen = jnp.asarray([[0, 4], [1, 2]], jnp.int32)
+    before = module.apply(params, images(), seen)
+    other = images(seed=1).at[:, 8:, 16:].set(0)  # patch 5, in neither context
+    changed = images().at[:, 8:, 16:].set(other[:, 8:, 16:])
+    np.testing.assert_array_equal(before, module.apply(params, changed, seen))
+
+
+def test_order_of_the_context_does_not_matter(encoder):
+    module, params = encoder
+    one = module.apply(params, images(), jnp.asarray([[0, 4], [1, 2]], jnp.int32))
+    other = module.apply(params, images(), jnp.asarray([[4, 0], [2, 1]], jnp.int32))
+    np.testing.assert_allclose(one, other[:, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 2}])
+def test_how_it_is_computed_changes_nothing(encoder, change: dict):
+    module, params = encoder
+
+    def gradient(variant: Encoder):
+        return jax.jit(jax.grad(lambda p: jnp.square(variant.apply(p, images())).mean()))(params)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        gradient(module),
+        gradient(module.copy(**change)),
+    )
+
+
+def test_bfloat16_is_near_and_parameters_stay_float32(encoder):
+    module, params = encoder
+    half = module.copy(dtype=jnp.bfloat16)
+    features = half.apply(params, images())
+    assert features.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        features.astype(jnp.float32), module.apply(params, images()), atol=0.1
+    )
+    fresh = jax.eval_shape(half.init, jax.random.key(0), images())
+    assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype(jnp.float32)}
+
+
+def test_initialisation_is_the_references(encoder):
+    wide = Encoder(width=128, depth=3, heads=2, patch_size=8)
+    params = jax.jit(wide.init)(jax.random.key(1), images())["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        match path[-1].key:
+            case "kernel":
+                assert float(leaf.std()) == pytest.approx(0.02, rel=0.03), path
+                assert abs(float(leaf.mean())) < 1e-3
+            case "bias":
+                assert not leaf.any()
+            case "scale":
+                assert (leaf == 1).all()
+
+
+def test_blocks_start_different():
+    kernel = Encoder(width=32, depth=2, heads=2, patch_size=8).init(jax.random.key(0), images())[
+        "params"
+    ]["transformer"]["blocks"]["mlp"]["hidden"]["kernel"]
+    assert not (kernel[0] == kernel[1]).any()
+
+
+@pytest.fixture(scope="module")
+def predictor() -> tuple[Predictor, dict, tuple]:
+    module = Predictor(width=16, depth=2, heads=2, output_width=32, grid=(2, 3))
+    arguments = (
+        jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 32)), jnp.float32),
+        jnp.asarray([[0, 4], [1, 2]], jnp.int32),
+        jnp.asarray([[[1, 2, 5], [3, 3, 3]], [[0, 3, 0], [4, 5, 4]]], jnp.int32),
+        jnp.asarray([[3, 1], [2, 2]], jnp.int32),
+    )
+    params = module.init(jax.random.key(0), *arguments)
+    # With .02 for σ everything is nearly linear: make differences visible.
+    return module, jax.tree.map(lambda leaf: 10 * leaf, params), arguments
+
+
+def test_prediction_shape(predictor):
+    module, params, arguments = predictor
+    assert module.apply(params, *arguments).shape == (2, 2, 3, 32)
+
+
+def test_padding_of_a_block_is_not_seen(predictor):
+    module, params, (context, index, targets, length) = predictor
+    before = module.apply(params, context, index, targets, length)
+    after = module.apply(params, context, index, targets.at[0, 1, 1:].set(5), length)
+    np.testing.assert_array_equal(before[0, 1, 0], after[0, 1, 0])
+
+
+def test_a_block_does_not_see_another(predictor):
+    module, params, (context, index, targets, length) = predictor
+    before = module.apply(params, context, index, targets, length)
+    after = module.apply(params, context, index, targets.at[0, 1].set(5), length)
+    np.testing.assert_array_equal(before[0, 0], after[0, 0])
+    assert (before[0, 1, 0] != after[0, 1, 0]).any()
+
+
+def test_prediction_depends_on_context_and_position(predictor):
+    module, params, (context, index, targets, length) = predictor
+    before = module.apply(params, context, index, targets, length)
+    assert (before != module.apply(params, context + 1, index, targets, length)).any()
+    assert (before[0, 0, 0] != before[0, 0, 1]).any()

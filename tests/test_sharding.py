@@ -1,0 +1,102 @@
+"""What is split along the mesh, and that splitting does not change what is learned."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+
+from jepa_jax import ijepa
+from jepa_jax.config import defaults
+from jepa_jax.errors import UserError
+from jepa_jax.parallel import sharding
+from jepa_jax.training.setup import build_model
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def mesh(replica: int, fsdp: int, tensor: int) -> AbstractMesh:
+    shape = (replica, fsdp, tensor)
+    return AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@pytest.fixture(scope="module")
+def shapes() -> ijepa.State:
+    model = build_model(defaults(), 100)
+    return jax.eval_shape(lambda: ijepa.init(model, jax.random.key(0), (224, 224, 3)))
+
+
+@pytest.mark.parametrize("ways", [(1, 8, 1), (1, 1, 4), (2, 2, 2)])
+def test_nearly_everything_is_split(shapes, ways: tuple[int, int, int]):
+    whole = mesh(*ways)
+    placed = sharding.tree_sharding(shapes, whole)
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    replicated = sum(
+        leaf.size
+        for leaf, place in zip(jax.tree.leaves(shapes), jax.tree.leaves(placed), strict=True)
+        if place.is_fully_replicated
+    )
+    # Under tensor parallelism alone the embeddings and outputs stay whole.
+    assert replicated / total < (0.02 if ways[1] > 1 else 0.03)
+
+
+def test_moments_lie_with_their_parameters(shapes):
+    placed = sharding.tree_sharding(shapes, mesh(1, 4, 2))
+    jax.tree.map(
+        lambda parameter, moment: np.testing.assert_equal(parameter.spec, moment.spec),
+        placed.params,
+        placed.opt_state.mu,
+    )
+
+
+def test_a_mesh_that_does_not_divide_is_named(shapes):
+    with pytest.raises(UserError, match=r"kernel .* does not split into mesh.tensor=5"):
+        sharding.tree_sharding(shapes, mesh(1, 1, 5))
+
+
+LOSSES = """
+import json, sys
+from tests.test_train import tiny, rows
+from jepa_jax.training.loop import train
+import pathlib
+folder = pathlib.Path(sys.argv[1])
+losses = {}
+for name, mesh in (("replica", (4, 1, 1)), ("fsdp", (1, 4, 1)), ("mixed", (1, 2, 2))):
+    config = tiny()
+    config.data.test_split = ""
+    config.train.epochs = 3 / 22
+    config.mesh.replica, config.mesh.fsdp, config.mesh.tensor = mesh
+    assert train(config, str(folder / name)) == 0
+    losses[name] = [row["loss"] for row in rows(folder / name)]
+(folder / "losses.json").write_text(json.dumps(losses))
+"""
+
+
+def test_every_mesh_learns_the_same(tmp_path):
+    from jepa_jax.training.loop import train
+    from tests.test_train import rows, tiny
+
+    config = tiny()
+    config.data.test_split = ""
+    config.train.epochs = 3 / 22
+    assert train(config, str(tmp_path / "one")) == 0
+    expected = [row["loss"] for row in rows(tmp_path / "one")]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", LOSSES, str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    for name, losses in json.loads((tmp_path / "losses.json").read_text()).items():
+        np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=name)

@@ -1,0 +1,161 @@
+"""Whole runs of a tiny recipe: what they leave, that they repeat, and that they go on."""
+
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jepa_jax.config import defaults
+from jepa_jax.errors import UserError
+from jepa_jax.training import loop
+from jepa_jax.training.loop import FINISHED, STOPPED, train
+
+STEPS = 12
+
+
+def tiny() -> ConfigDict:
+    c = defaults()
+    c.data.source = "digits"
+    c.data.test_split = "test"
+    c.data.image_size = (8, 8)
+    c.data.channels = 1
+    c.data.eval_crop = 1.0
+    c.data.mean, c.data.std = (0.3,), (0.4,)
+    c.data.threads = 1
+    c.model.patch_size = 2
+    c.model.width, c.model.depth, c.model.heads = 16, 1, 2
+    c.model.dtype = "float32"
+    c.predictor.width, c.predictor.depth = 8, 1
+    c.train.batch_size = 64
+    c.train.epochs = STEPS / 22  # 1,437 images are 22 batches
+    c.train.warmup_epochs = 0.1
+    c.train.log_every = 1
+    c.train.checkpoint_every = 5
+    c.probe.train_images = c.probe.test_images = 200
+    return c
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(tiny(), str(workdir)) == FINISHED
+    return workdir
+
+
+def test_every_step_is_in_the_metrics_once(finished):
+    assert [row["step"] for row in rows(finished)] == list(range(1, STEPS + 1))
+    assert all(np.isfinite(row["loss"]) and row["images_per_second"] > 0 for row in rows(finished))
+
+
+def test_the_end_compares_three_kinds_of_features(finished):
+    accuracy = json.loads((finished / "results.json").read_text())["accuracy"]
+    assert list(accuracy) == ["raw pixels", "untrained encoder", "trained target encoder"]
+    for scores in accuracy.values():
+        assert 0.1 < scores["knn"] <= 1
+        assert 0.1 < scores["linear"] <= 1
+    last = rows(finished)[-1]
+    assert {key: last[key] for key in ("knn", "linear")} == accuracy["trained target encoder"]
+
+
+@pytest.mark.parametrize("picture", ["loss.png", "masks.png", "features.png"])
+def test_pictures_show_something(finished, picture: str):
+    with Image.open(finished / picture) as image:
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert train(tiny(), str(finished)) == FINISHED
+    assert f"is finished: all {STEPS} steps are done" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_stopped_and_started_again_equals_straight_through(finished, tmp_path, monkeypatch):
+    def stop_after(step: int):
+        original = loop.Display.update
+
+        def update(self, row):
+            original(self, row)
+            if row["step"] == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(loop.Display, "update", update)
+
+    for step in (3, 7):
+        stop_after(step)
+        assert train(tiny(), str(tmp_path)) == STOPPED
+        monkeypatch.undo()
+        assert rows(tmp_path)[-1]["step"] == step
+    assert train(tiny(), str(tmp_path)) == FINISHED
+    assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(finished)]
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, STEPS + 1))
+
+
+def test_steps_after_the_last_checkpoint_are_done_again(finished, tmp_path, monkeypatch):
+    """As after a crash: metrics are ahead of the checkpoint, and the last line is cut short."""
+
+    def crash(self, row):
+        if row["step"] == 8:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(loop.Display, "update", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny(), str(tmp_path))
+    monkeypatch.undo()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')
+    assert train(tiny(), str(tmp_path)) == FINISHED
+    assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(finished)]
+
+
+def test_another_config_is_refused_with_the_difference(finished):
+    config = tiny()
+    config.optim.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"optim.learning_rate: 0.001 -> 0.5"):
+        train(config, str(finished))
+
+
+def test_a_diverged_run_stops_and_says_so(tmp_path):
+    config = tiny()
+    config.optim.learning_rate = config.optim.start_learning_rate = 1e30
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step"):
+        train(config, str(tmp_path))
+
+
+def test_images_without_labels_train_without_probes(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "photos.npz", images=rng.integers(0, 255, (64, 8, 8), dtype=np.uint8))
+    config = tiny()
+    config.data.source, config.data.path = "npz", str(tmp_path / "photos.npz")
+    config.data.test_split = ""
+    config.train.epochs, config.train.warmup_epochs = 2.0, 0.0
+    assert train(config, str(tmp_path / "run")) == FINISHED
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["accuracy"] == {}
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    assert train(tiny(), str(tmp_path)) == FINISHED
+    (tmp_path / "results.json").unlink()
+    files = [path for path in (tmp_path / "checkpoints" / str(STEPS)).rglob("*") if path.is_file()]
+    for path in files:
+        path.unlink()
+    with pytest.raises(UserError, match=f"checkpoint of step {STEPS} .* cannot be read"):
+        train(tiny(), str(tmp_path))
+
+
+def test_state_is_placed_by_its_sharding(finished):
+    run = loop.prepare(tiny(), str(finished))
+    state, start = loop.restore(run)
+    assert start == STEPS
+    placed = jax.tree.map(lambda leaf, place: leaf.sharding == place, state, run.sharding)
+    assert all(jax.tree.leaves(placed))
