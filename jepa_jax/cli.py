@@ -32,23 +32,29 @@ def run(main: Callable[[], int | None]) -> None:
 
 def _parse():
     app.define_help_flags()
-    for argument in sys.argv[1:]:
-        if argument.lstrip("-").startswith("config."):
-            problem = unknown_key(argument.lstrip("-").split("=")[0].removeprefix("config."))
-            if problem:
-                raise UserError(problem)
+    overrides = [
+        word.lstrip("-") for word in sys.argv[1:] if word.lstrip("-").startswith("config.")
+    ]
+    for override in overrides:
+        if problem := unknown_key(override.split("=")[0].removeprefix("config.")):
+            raise UserError(problem)
+    if overrides and not any(word.lstrip("-").split("=")[0] == "config" for word in sys.argv[1:]):
+        raise UserError("give the recipe that is to be changed: --config=configs/digits.py")
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(_first_line(error)) from error
     except OSError as error:
-        raise UserError(
-            f"--config names a file that cannot be read: {_first_line(error)}"
-        ) from error
+        raise UserError(f"--config names a file that can't be read: {_summary(error)}") from error
+    except Exception as error:  # whatever a recipe may raise, it is run here
+        raise UserError(f"flags or recipe: {_summary(error)}") from error
     if rest:
         raise UserError(f"{rest[0]!r} is no flag: write --NAME=VALUE")
 
 
-def _first_line(error: Exception) -> str:
-    text = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
-    return next(iter(str(text).strip().splitlines()), type(error).__name__)
+def _summary(error: BaseException) -> str:
+    """What went wrong in the first place, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error.args[0] if isinstance(error, KeyError) else error).strip().splitlines()
+    hint = next((line for line in lines if line.startswith("Did you mean")), "")
+    first = lines[0].split(" Other fields present")[0] if lines else type(error).__name__
+    return f"{first} {hint}".strip()

@@ -44,15 +44,18 @@ def smooth_l1(
     mask: Array | None = None,
     beta: float = 1.0,
 ) -> Array:
-    """Huber's loss, mean over an image's real patches and features: what the published code trains.
+    """Mean over an image's real patches and features: what the published code trains.
 
-    Quadratic for differences below `beta`, linear above. Shapes as in the module's docstring.
+    Quadratic for differences below `beta`, linear above (at beta=1, Huber's loss). Shapes as in
+    the module's docstring.
 
     >>> import jax.numpy as jnp
     >>> prediction = jnp.array([[[0.5], [3.0], [9.0]]])  # one block of three patches, one feature
     >>> smooth_l1(prediction, jnp.zeros((1, 3, 1)), length=jnp.array([2])).item()
     1.3125
     """
+    if beta <= 0:
+        raise ValueError(f"beta={beta} must be above 0; l1 is the limit")
     difference, valid = _compare(prediction, target, length, mask)
     distance = jnp.abs(difference)
     loss = jnp.where(distance < beta, 0.5 * jnp.square(distance) / beta, distance - 0.5 * beta)
@@ -112,11 +115,16 @@ def _valid(shape: tuple[int, ...], length: Array | None, mask: Array | None) -> 
     if length is not None and mask is not None:
         raise ValueError("give length or mask, not both")
     if length is not None:
-        patch = jax.lax.broadcasted_iota(length.dtype, shape, len(shape) - 1)
-        mask = patch < jnp.expand_dims(length, -1)
-    if mask is None:
-        return jnp.ones(shape, bool)
-    return jnp.broadcast_to(mask, shape)
+        length = jnp.asarray(length, jnp.int32)
+        if length.shape != shape[:-1]:
+            raise ValueError(f"length must be (..., M) {shape[:-1]}, not {length.shape}")
+        return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) < length[..., None]
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.shape != shape or mask.dtype != bool:
+            raise ValueError(f"mask must be bool {shape}, not {mask.dtype} {mask.shape}")
+        return mask
+    return jnp.ones(shape, bool)
 
 
 def _mean_over_patches(loss: Array, valid: Array) -> Array:

@@ -10,6 +10,7 @@ and numpy.
 
 import dataclasses
 import functools
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import jax
@@ -62,12 +63,13 @@ class MaskSpec:
           scale and aspect ratio; a block's last possible row and column are never used; the
           context is cut in raster order. (The published code cuts to the shortest of each batch;
           here K is the same in every batch, so that the step compiles once.)
-        "block": one large target block, the context is all the rest.
-        "random": a target of scattered patches, the context is all the rest.
+        "block": one large target block; the context is the rest, cut to what the largest leaves.
+        "random": a target of scattered patches; the context is the rest.
       num_targets: M, blocks to predict. None, here and below: as the style has it.
       target_scale: least and largest share of the grid's patches in a target block.
       target_aspect: least and largest height / width of a target block.
-      context_scale: as target_scale; the context block has the grid's own aspect ratio.
+      context_scale: as target_scale. The context block has the grid's own aspect ratio; in the
+        reference it is a square.
       num_context: K, the patches that the encoder sees. None: a quarter of the grid for the
         multi-block styles, in multiples of 8 on large grids; all that is left for the others.
 
@@ -116,9 +118,9 @@ def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0) -> Masks
     """Masks for the images `start`, ..., `start + batch_size - 1` of a batch.
 
     The batch of a step is the same whether it is drawn in one piece or in parts. An image's blocks
-    are drawn again until they leave K context patches: at most MAX_TRIES times, after which
-    the image gets a fixed draw that does (a share of (1 - LEAST_SHARE)^MAX_TRIES < 3e-5 at the
-    very worst setting, none in practice).
+    are drawn again until they leave K context patches, at most MAX_TRIES times; after that the
+    image gets a fixed draw that does. At the largest K that a MaskSpec accepts this happens to one
+    image in (1 - LEAST_SHARE)^-MAX_TRIES, nearly 40,000; at the default K never in practice.
 
     Args:
       key: a typed key (`jax.random.key`) for this batch.
@@ -129,7 +131,8 @@ def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0) -> Masks
     Returns:
       Masks of numpy arrays on the host.
     """
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    survey(spec)  # known already, unless the spec came from another process
+    with on_host():
         masks = _sample(key, spec, batch_size, jnp.int32(start))
     return Masks(*map(np.asarray, masks))
 
@@ -171,17 +174,27 @@ def _key(key: Array, position: Array, attempt: Array | int) -> Array:
     return jax.random.fold_in(images, position * (MAX_TRIES + 1) + attempt)
 
 
-def draw(key: Array, position: Array, attempt: Array, spec: MaskSpec) -> Draw:
-    """Target blocks and the context block of one image, minus the targets; K is not looked at."""
+def draw(
+    key: Array,
+    position: Array,
+    attempt: Array,
+    spec: MaskSpec,
+    sizes: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Draw:
+    """Target blocks and the context block of one image, minus the targets; K is not looked at.
+
+    `sizes` of target and context block are drawn too, unless they are given.
+    """
     whole_batch, _ = jax.random.split(key)
     own = _key(key, position, attempt)
     # Every number of a draw from one call: hashing is what sampling costs.
     numbers = jax.random.uniform(own, (2 + 2 * (spec.num_targets + 1),))
-    sizes = jax.random.uniform(whole_batch, (2,)) if spec.style == "reference" else numbers[:2]
+    if sizes is None:
+        pair = jax.random.uniform(whole_batch, (2,)) if spec.style == "reference" else numbers[:2]
+        sizes = _pick(_target_sizes(spec), pair[0]), _pick(_context_sizes(spec), pair[1])
+    target_size, context_size = map(jnp.asarray, sizes)
     places = numbers[2:].reshape(-1, 2)
 
-    target_size = _pick(_target_sizes(spec), sizes[0])
-    context_size = _pick(_context_sizes(spec), sizes[1])
     context, _ = _place(places[0], context_size, spec)
     if spec.style == "random":
         ranks = jax.random.uniform(jax.random.fold_in(own, 1), (spec.num_targets, spec.num_patches))
@@ -246,8 +259,14 @@ def _target_sizes(spec: MaskSpec) -> np.ndarray:
 @functools.cache
 def _context_sizes(spec: MaskSpec) -> np.ndarray:
     """(S, 2) int32, of the context block."""
-    aspect = spec.grid[0] / spec.grid[1]
+    aspect = 1.0 if spec.style == "reference" else spec.grid[0] / spec.grid[1]
     return _sizes(spec, spec.context_scale, (aspect, aspect))
+
+
+def _worst_sizes(spec: MaskSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The largest target and the smallest context block: what no redrawing gets a batch out of."""
+    targets, contexts = _target_sizes(spec), _context_sizes(spec)
+    return targets[targets.prod(axis=1).argmax()], contexts[contexts.prod(axis=1).argmin()]
 
 
 def _sizes(spec: MaskSpec, scales: tuple, aspects: tuple) -> np.ndarray:
@@ -276,6 +295,22 @@ def _sizes(spec: MaskSpec, scales: tuple, aspects: tuple) -> np.ndarray:
 
 
 # Feasibility, decided once.
+
+
+def on_host() -> AbstractContextManager:
+    """A context in which jax computes on the host's CPU, whatever the default device is.
+
+    Raises:
+      ValueError: if JAX_PLATFORMS leaves the CPU out.
+    """
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except Exception as error:  # of another type in every release
+        raise ValueError(
+            "jax has no CPU backend here, and masks are drawn on the CPU: add it to JAX_PLATFORMS,"
+            " such as JAX_PLATFORMS=cuda,cpu"
+        ) from error
+    return jax.default_device(cpu)
 
 
 def _check_ranges(spec: MaskSpec):
@@ -322,10 +357,11 @@ class Survey(NamedTuple):
 @functools.cache
 def survey(spec: MaskSpec) -> Survey:
     """Draws from many batches, always the same ones."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    sizes = _worst_sizes(spec) if spec.style == "reference" else None
+    with on_host():
         keys = jax.random.split(jax.random.key(0), SURVEY)
         start = jnp.int32(0)
-        draws = jax.jit(jax.vmap(lambda key: draw(key, start, start, spec)))(keys)
+        draws = jax.jit(jax.vmap(lambda key: draw(key, start, start, spec, sizes)))(keys)
     draws = jax.tree.map(np.asarray, draws)
     lengths = draws.context.sum(axis=1)
     return Survey(lengths, jax.tree.map(lambda x: x[lengths.argmax()], draws))

@@ -64,8 +64,8 @@ RANGES = {
     "train.checkpoint_every": (None, 1, INFINITY),
     "train.checkpoints_kept": (None, 1, INFINITY),
     "probe.every_epochs": (None, 0, INFINITY),
-    "probe.train_images": (None, 0, INFINITY),
-    "probe.test_images": (None, 0, INFINITY),
+    "probe.train_images": (None, 1, INFINITY),
+    "probe.test_images": (None, 1, INFINITY),
     "probe.neighbours": (None, 1, INFINITY),
 }
 
@@ -106,7 +106,7 @@ def _check_range(key: str, value, length: int | None, low: float, high: float):
     if value is None:
         return
     values = (value,) if length is None else value
-    wanted = f"a number from {low:g} to {high:g}" if high < INFINITY else f"{low:g} or more"
+    wanted = f"from {low} to {high}" if high < INFINITY else f"{low} or more"
     if length is not None and len(values) != length:
         raise UserError(f"{key}={value} must have {length} numbers")
     if not all(low <= number <= high for number in values):
@@ -125,6 +125,13 @@ def _check_images(config: ConfigDict):
             " no probes"
         )
     data, patch = config.data, config.model.patch_size
+    if data.test_split == data.train_split:
+        raise UserError(
+            f"data.test_split={data.test_split!r} is data.train_split: hold other images out, or"
+            " set data.test_split='' for no probes"
+        )
+    if not all(_is(side, int) for side in data.image_size):
+        raise UserError(f"data.image_size={tuple(data.image_size)} must be whole numbers")
     for side in data.image_size:
         if side % patch:
             lower, upper = side // patch * patch, (side // patch + 1) * patch
@@ -176,7 +183,7 @@ def _check_devices(config: ConfigDict, devices: int):
             f"train.batch_size={batch} does not divide over {ways} devices in"
             f" train.accumulate={parts} parts: take {max(1, round(batch / unit)) * unit}"
         )
-    if config.train.warmup_epochs > config.train.epochs * config.optim.schedule_scale:
+    if config.train.warmup_epochs > config.train.epochs:
         raise UserError(
             f"train.warmup_epochs={config.train.warmup_epochs:g} is longer than"
             f" train.epochs={config.train.epochs:g}"

@@ -121,6 +121,15 @@ def test_wrong_shapes():
         losses.l1(jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5)))
     with pytest.raises(ValueError, match="must both be"):
         losses.l2(jnp.zeros((3, 4)), jnp.zeros((3, 4)))
+    square = jnp.zeros((3, 3, 3, 2))
+    with pytest.raises(ValueError, match="length must be"):
+        losses.l1(square, square, length=jnp.ones(3, jnp.int32))
+    with pytest.raises(ValueError, match="mask must be"):
+        losses.l1(square, square, mask=jnp.ones((3, 3), bool))
+    with pytest.raises(ValueError, match="mask must be"):
+        losses.l1(square, square, mask=jnp.full((3, 3, 3), 0.5))
+    with pytest.raises(ValueError, match="beta"):
+        losses.smooth_l1(square, square, beta=0.0)
     with pytest.raises(ValueError, match="not both"):
         losses.l1(
             jnp.zeros((1, 2, 3)),

@@ -18,9 +18,13 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
-        names = []
+        names, seen = [], set()
         for folder, folders, files in os.walk(path, onerror=_refuse, followlinks=True):
-            folders[:] = filter(_is_visible, folders)
+            if (real := os.path.realpath(folder)) in seen:  # links may go round in circles
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(filter(_is_visible, folders))
             within = "" if folder == str(path) else f"{os.path.relpath(folder, path)}/"
             names += [within + file for file in files]
         self.names = _images(names)

@@ -40,6 +40,11 @@ def check_probe_input(
             f"training features are {widths[0]} wide and test features {widths[1]}: "
             "take both from the same model and layer"
         )
+    check_probe_labels(train_labels)
+
+
+def check_probe_labels(train_labels: Int[np.ndarray, "n"]) -> None:
+    """Raises UserError unless there are two classes or more."""
     classes = len(np.unique(train_labels))
     if classes < 2:
         raise UserError(

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
 from jepa_jax.data.loader import evaluation_batches
-from jepa_jax.data.sources import open_source
+from jepa_jax.data.sources import Source, open_source
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.checks import check_probe_labels
 from jepa_jax.evaluation.features import pixel_features, pooled_features
 from jepa_jax.evaluation.knn import knn_accuracy
 from jepa_jax.evaluation.linear import linear_probe_accuracy
@@ -27,6 +28,7 @@ class Probe:
         self._data = config.data
         self._neighbours = config.probe.neighbours
         self._splits = []
+        self._classes = None
         for split, count in (
             (config.data.train_split, config.probe.train_images),
             (config.data.test_split, config.probe.test_images),
@@ -40,7 +42,21 @@ class Probe:
             index = np.arange(len(source))
             if count < len(source):
                 index = np.sort(np.random.default_rng(config.seed).permutation(index)[:count])
-            self._splits.append((source, index))
+            self._splits.append((source, index, self._labels(source, split)[index]))
+        check_probe_labels(self._splits[0][2])
+
+    def _labels(self, source: Source, split: str) -> np.ndarray:
+        """Labels as the first split numbers its classes: each source numbers its own."""
+        if self._classes is None:
+            self._classes = source.classes
+        if source.classes is None or source.classes == self._classes:
+            return source.labels
+        if unknown := sorted(set(source.classes) - set(self._classes or ())):
+            raise UserError(
+                f"split {split!r} has classes that {self._data.train_split!r} lacks:"
+                f" {', '.join(unknown[:5])}; give both the same class folders"
+            )
+        return np.array([self._classes.index(name) for name in source.classes])[source.labels]
 
     def scores(self, model: ijepa.IJEPA, params: Any) -> dict[str, float]:
         """Accuracies {knn, linear} (0..1) of an encoder's pooled features."""
@@ -52,11 +68,8 @@ class Probe:
 
     def _scores(self, features) -> dict[str, float]:
         train, test = (
-            (
-                features(evaluation_batches(source, self._data, BATCH, index)),
-                source.labels[index],
-            )
-            for source, index in self._splits
+            (features(evaluation_batches(source, self._data, BATCH, index)), labels)
+            for source, index, labels in self._splits
         )
         return {
             "knn": knn_accuracy(*train, *test, neighbours=self._neighbours),

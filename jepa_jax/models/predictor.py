@@ -38,12 +38,12 @@ class Predictor(nn.Module):
           target_length: how many of the P are real; what comes out for the others is meaningless.
         """
         batch, blocks, patches = target_index.shape
-        positions = jnp.asarray(sincos_2d(self.width, *self.grid), self.dtype)
+        positions = jnp.asarray(sincos_2d(self.width, *self.grid))
         mask_token = self.param("mask_token", kernel_init, (1, 1, self.width))
 
-        seen = Dense((self.width,), self.dtype, name="embed")(context.astype(self.dtype))
-        seen = seen + positions[context_index]
-        asked = mask_token.astype(self.dtype)[None] + positions[target_index]
+        seen = Dense((self.width,), self.dtype, name="embed")(context)
+        seen = seen.astype(jnp.float32) + positions[context_index]
+        asked = mask_token[None] + positions[target_index]
 
         # One sequence for each block: [context | block], so the padding stands at the end.
         seen = jnp.repeat(seen, blocks, axis=0)

@@ -104,9 +104,10 @@ class Block(nn.Module):
         self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B N D"], None]:
         attend = SelfAttention(self.heads, self.dtype, name="attention")
-        x = x + attend(LayerNorm(self.dtype, name="norm_attention")(x), length)
+        # What the blocks add up stays in float32, as under PyTorch's autocast.
+        x = x + attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
         mlp = MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
-        x = x + mlp(LayerNorm(self.dtype, name="norm_mlp")(x))
+        x = x + mlp(LayerNorm(self.dtype, name="norm_mlp")(x)).astype(x.dtype)
         return x, None  # nn.scan wants a carry and a result
 
 
@@ -124,7 +125,7 @@ class Transformer(nn.Module):
     def __call__(
         self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None = None
     ) -> Float[Array, "B N D"]:
-        """Args: x: tokens; length: how many of the N are real (None: all). Returns: tokens."""
+        """Tokens to tokens, both float32; `length` says how many of the N are real (None: all)."""
         block = Block
         if self.remat != "none":
             # Inside a scan the compiler cannot merge the recomputation with the forward pass.
@@ -138,4 +139,4 @@ class Transformer(nn.Module):
             unroll=min(self.unroll, self.depth),
         )
         x, _ = stack(self.heads, self.mlp_ratio, self.dtype, name="blocks")(x, length)
-        return LayerNorm(self.dtype, name="norm")(x)
+        return LayerNorm(jnp.float32, name="norm")(x)

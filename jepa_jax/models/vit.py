@@ -56,17 +56,18 @@ class Encoder(nn.Module):
           index: raster indices of the patches that the encoder may see; None for all.
 
         Returns:
-          Features after the final norm, in the order of `index`.
+          Features after the final norm, in the order of `index`; float32.
         """
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
-        positions = jnp.asarray(sincos_2d(self.width, rows, columns), self.dtype)
-        patches = patchify(images.astype(self.dtype), self.patch_size)
+        positions = jnp.asarray(sincos_2d(self.width, rows, columns))
+        patches = patchify(images, self.patch_size)
         if index is None:
             positions = positions[None]
         else:  # before the embedding: patches that are not seen cost nothing
             patches = take_patches(patches, index)
             positions = positions[index]
-        x = Dense((self.width,), self.dtype, name="patch_embed")(patches) + positions
+        x = Dense((self.width,), self.dtype, name="patch_embed")(patches)
+        x = x.astype(jnp.float32) + positions
         return Transformer(
             self.depth,
             self.heads,

@@ -21,12 +21,12 @@ def train_batches(
     sharding: NamedSharding,
 ) -> Iterator[Batch]:
     """Endless; what a step gets depends on the seed and the step alone."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with masks.on_host():
         seed_key = purpose_key(seed, "masks")
     images = loader.iterate(start)
     try:
         for step, batch in enumerate(images, start):
-            with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            with masks.on_host():
                 key = jax.random.fold_in(seed_key, step)
             drawn = masks.sample(key, spec, len(batch["images"]))
             yield _to_devices(Batch(batch["images"], drawn), sharding)

@@ -42,10 +42,10 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
         except Exception as error:  # orbax raises whatever its storage layers raise
-            reason = str(error).strip().splitlines()[0]
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(
-                f"the checkpoint of step {step} in {self._manager.directory} cannot be read"
-                f" ({reason}): delete that folder to go on from the one before"
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({reason}):"
+                " if it is damaged, move that one folder away to go on from the step before it"
             ) from error
 
     def wait(self) -> None:

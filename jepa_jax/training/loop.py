@@ -68,6 +68,8 @@ def train(config: ConfigDict, path: str) -> int:
     Raises:
       UserError: for what the user can mend.
     """
+    if jax.process_count() > 1:
+        raise UserError("several processes cannot train one model yet: start a single one")
     run = prepare(config, path)
     state, start = restore(run)
     with Display(run.total, start) as display, StopWish() as stop:
@@ -139,7 +141,9 @@ def steps(
         start=start,
         sharding=batch_sharding(run.mesh),
     )
-    probe_every = round(config.probe.every_epochs * run.loader.steps_per_epoch)
+    probe_every = 0
+    if config.probe.every_epochs:
+        probe_every = max(1, round(config.probe.every_epochs * run.loader.steps_per_epoch))
     rate = Rate(every.batch_size)
     step = start
     while step < run.total and not stop:
@@ -151,16 +155,24 @@ def steps(
 
         last = step == run.total
         probing = run.probe and (last or (probe_every and step % probe_every == 0))
-        if last or probing or step % every.log_every == 0:
-            row = {"step": step, **_numbers(metrics, step), "images_per_second": rate.measure()}
-            if probing:
-                row |= run.probe.scores(run.model, state.target)
+        logging = last or probing or step % every.log_every == 0
+        saving = last or probing or stop or step % every.checkpoint_every == 0
+        if logging or saving:
+            numbers = _finite(metrics, step)  # never save what has diverged
+        if logging:
+            row = {"step": step, **numbers, "images_per_second": rate.measure()}
             run.workdir.append(row)
             display.update(row)
-            rate.restart()
-        if last or stop or step % every.checkpoint_every == 0:
+        if saving:
             run.checkpoints.save(step, state)
+        if probing:  # after saving: whatever may be wrong with those images, the step is safe
+            scores = run.probe.scores(run.model, state.target)
+            run.workdir.amend(row | scores)
+            display.probed(step, scores)
+        if logging:
+            rate.restart()
     batches.close()
+    run.checkpoints.save(step, state)  # a signal may have come after the last look
     run.checkpoints.wait()
     return state, step
 
@@ -176,7 +188,7 @@ def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
             "untrained encoder": run.probe.scores(run.model, untrained),
             "trained target encoder": run.probe.scores(run.model, state.target),
         }
-    draw_run(run.config, run.model, state.target, run.workdir)
+    draw_run(run.config, run.model, state.target, run.workdir.rows(), run.workdir.path)
     results = {"step": run.total, "accuracy": accuracy}
     run.workdir.finish(results)
     return results
@@ -205,16 +217,20 @@ class Rate:
             result.block_until_ready()
             self.restart()
 
-    def measure(self) -> float:
+    def measure(self) -> float | None:
+        """Since the last restart; None if no step was made since."""
+        if not self._steps:
+            return None
         self._running[-1].block_until_ready()
         return self._batch_size * self._steps / (time.monotonic() - self._since)
 
 
-def _numbers(metrics: ijepa.Metrics, step: int) -> dict[str, float]:
+def _finite(metrics: ijepa.Metrics, step: int) -> dict[str, float]:
+    """The numbers of a step, whose loss must be finite."""
     numbers = {name: float(value) for name, value in metrics._asdict().items()}
     if not math.isfinite(numbers["loss"]):
         raise UserError(
-            f"the loss is {numbers['loss']} at step {step}: start again from the last checkpoint"
-            " with a lower optim.learning_rate, or with optim.clip_norm=1"
+            f"the loss is {numbers['loss']} at step {step}: start again in a new --workdir with a"
+            " lower optim.learning_rate, or with optim.clip_norm=1"
         )
     return numbers

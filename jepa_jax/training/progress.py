@@ -42,14 +42,9 @@ class Display:
     def update(self, row: dict[str, Any]) -> None:
         """One row of metrics."""
         values = (
-            f"loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
+            f"loss {row['loss']:.4f}  {row['images_per_second'] or 0:,.0f} images/s"
             f"  learning rate {row['learning_rate']:.2e}"
         )
-        if "knn" in row:
-            self.say(
-                f"step {row['step']}: k-NN {row['knn']:.1%}, linear probe {row['linear']:.1%}"
-                " on held-out images"
-            )
         self._bar.update(self._task, completed=row["step"], values=values)
         if not self.console.is_terminal:
             elapsed = time.monotonic() - self._begun
@@ -59,9 +54,16 @@ class Display:
                 f"  {values}  left {_clock(left)}"
             )
 
+    def probed(self, step: int, scores: dict[str, float]) -> None:
+        """What the probes found."""
+        self.say(
+            f"step {step}: k-NN {scores['knn']:.1%}, linear probe {scores['linear']:.1%}"
+            " on held-out images"
+        )
+
     def say(self, text: RenderableType) -> None:
         """A line, or a table."""
-        self.console.print(text)
+        self.console.print(text, markup=False)
         sys.stdout.flush()
 
 

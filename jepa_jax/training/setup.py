@@ -11,7 +11,7 @@ from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder
 from jepa_jax.optim import AdamW, Schedules
 
-PURPOSES = ("init", "masks", "probe")
+PURPOSES = ("init", "masks")
 
 
 def purpose_key(seed: int, purpose: str) -> Array:

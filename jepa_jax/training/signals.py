@@ -1,10 +1,11 @@
 """SIGTERM and SIGINT as a wish that the loop fulfils at the end of a step."""
 
 import signal
+import sys
 
 
 class StopWish:
-    """True once the process was asked to stop; a second SIGINT stops at once. A context."""
+    """True once the process was asked to stop; a second signal ends it at once. A context."""
 
     def __init__(self):
         self._wished = False
@@ -24,5 +25,6 @@ class StopWish:
 
     def _wish(self, number, frame):
         if self._wished:
-            raise KeyboardInterrupt
+            sys.exit(128 + number)
         self._wished = True
+        print("stopping after this step, to save; again to stop at once", file=sys.stderr)

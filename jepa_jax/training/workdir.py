@@ -9,7 +9,15 @@ from ml_collections import ConfigDict
 from jepa_jax.errors import UserError
 
 # What may change between two starts of one run: it has no say in what is learned.
-FREE = ("train.log_every", "train.checkpoint", "probe.", "mesh.", "data.threads", "data.path")
+FREE = (
+    "train.log_every",
+    "train.checkpoint",
+    "probe.",
+    "mesh.",
+    "data.threads",
+    "data.test_split",
+    "data.eval_crop",
+)
 
 
 class Workdir:
@@ -17,6 +25,8 @@ class Workdir:
 
     def __init__(self, path: epath.PathLike):
         self.path = epath.Path(path).expanduser()
+        if not str(path):
+            raise UserError("--workdir is empty: give a folder")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={path} is a file: give a folder")
         try:
@@ -33,7 +43,11 @@ class Workdir:
         """
         file = self.path / "config.json"
         if file.exists():
-            stored, wanted = json.loads(file.read_text()), json.loads(config.to_json())
+            try:
+                stored = json.loads(file.read_text())
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file} is damaged: delete it to use this config") from error
+            wanted = json.loads(config.to_json())
             changed = [
                 f"{key}: {old} -> {new}"
                 for key, old, new in _differences(stored, wanted)
@@ -44,12 +58,16 @@ class Workdir:
                     f"{self.path} holds a run of another config ({'; '.join(changed)}):"
                     " take another --workdir, or the stored values"
                 )
-        file.write_text(config.to_json(indent=2) + "\n")
+        _write(file, config.to_json(indent=2) + "\n")
 
     def append(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def amend(self, row: dict[str, Any]) -> None:
+        """Replaces the last line of metrics.jsonl."""
+        self._write_rows([*self.rows()[:-1], row])
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one that a crash cut short is dropped."""
@@ -65,8 +83,10 @@ class Workdir:
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of later steps, which will be made again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        self._metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._write_rows([row for row in self.rows() if row["step"] <= step])
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        _write(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def results(self) -> dict[str, Any] | None:
         """What a finished run found, or None."""
@@ -74,7 +94,15 @@ class Workdir:
         return json.loads(file.read_text()) if file.exists() else None
 
     def finish(self, results: dict[str, Any]) -> None:
-        (self.path / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        """Stores what a finished run found."""
+        _write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
+
+
+def _write(file: epath.Path, text: str) -> None:
+    """Either the old text or the new one is there, whenever the process dies."""
+    temporary = file.with_name(f"{file.name}.new")
+    temporary.write_text(text)
+    temporary.replace(file)
 
 
 def _differences(old: Any, new: Any, key: str = ""):

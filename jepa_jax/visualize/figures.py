@@ -1,9 +1,9 @@
 """What the pictures share: figures without pyplot, and images on panels."""
 
 import os
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,8 +24,10 @@ def figure(width: float, height: float) -> Figure:
 
 def save(fig: Figure, path: str | os.PathLike) -> None:
     """Writes a PNG; makes the folder if need be."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, format="png", dpi=200)
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        fig.savefig(file, format="png", dpi=200)
 
 
 def panels(rows: int, titles: list[str], aspect: float) -> tuple[Figure, np.ndarray]:

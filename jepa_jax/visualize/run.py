@@ -1,9 +1,11 @@
 """The pictures that a finished run leaves in its folder."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from jepa_jax import ijepa, masks
@@ -11,7 +13,6 @@ from jepa_jax.config import grid, mask_spec
 from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import open_source
 from jepa_jax.evaluation.features import patch_features
-from jepa_jax.training.workdir import Workdir
 from jepa_jax.visualize.curves import loss_curve
 from jepa_jax.visualize.masks import mask_overlay
 from jepa_jax.visualize.pca import pca_overview
@@ -19,7 +20,13 @@ from jepa_jax.visualize.pca import pca_overview
 IMAGES = 8
 
 
-def draw_run(config: ConfigDict, model: ijepa.IJEPA, target: Any, workdir: Workdir) -> None:
+def draw_run(
+    config: ConfigDict,
+    model: ijepa.IJEPA,
+    target: Any,
+    metrics: Sequence[Mapping[str, float]],
+    folder: epath.Path,
+) -> None:
     """Writes loss.png, masks.png and features.png: the loss, what was asked, what was learned."""
     split = config.data.test_split or config.data.train_split
     source = open_source(config.data, split)
@@ -29,6 +36,6 @@ def draw_run(config: ConfigDict, model: ijepa.IJEPA, target: Any, workdir: Workd
     drawn = masks.sample(jax.random.key(config.seed), spec, len(index))
     features = patch_features(model, target, [batch])
 
-    loss_curve(workdir.rows(), workdir.path / "loss.png")
-    mask_overlay(batch["images"], drawn, grid(config), workdir.path / "masks.png")
-    pca_overview(batch["images"], features, grid(config), workdir.path / "features.png")
+    loss_curve(metrics, folder / "loss.png")
+    mask_overlay(batch["images"], drawn, grid(config), folder / "masks.png")
+    pca_overview(batch["images"], features, grid(config), folder / "features.png")
