@@ -1,4 +1,26 @@
-"""Fashion-MNIST on two CPU cores."""
+"""Fashion-MNIST: a first recipe that learns from real images on two CPU cores.
+
+    python launch/train.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+The images as data/fashion_mnist_train.npz and data/fashion_mnist_test.npz (or say
+--config.data.path='WHERE/fashion_mnist_{split}.npz'), each with `images` uint8 (n, 28, 28) and
+`labels`. Made once with scikit-learn, which downloads 30 MB:
+
+    import numpy as np
+    from sklearn.datasets import fetch_openml
+    data = fetch_openml("Fashion-MNIST", version=1, as_frame=False)
+    images, labels = data.data.reshape(-1, 28, 28).astype(np.uint8), data.target.astype(int)
+    np.savez("data/fashion_mnist_train.npz", images=images[:60000], labels=labels[:60000])
+    np.savez("data/fashion_mnist_test.npz", images=images[60000:], labels=labels[60000:])
+
+Hardware: two CPU cores, FM_MINUTES. To expect: k-NN FM_KNN and linear probe FM_LINEAR with the
+trained target encoder (10,000 training and 5,000 test images).
+
+Numbers: the encoder is a ViT-Ti cut to six blocks, on a 7×7 grid of which a quarter (K = 12) is
+seen. Learning rate and weight decay are half of and a tenth of the published ends (1e-3, .4), and the
+target encoder moves more slowly (.998 against .996), as a short run needs: with .996 the same
+recipe reached 68.6 % and 77.6 % in 1,076 steps.
+"""
 
 from ml_collections import ConfigDict
 
@@ -13,8 +35,9 @@ def get_config() -> ConfigDict:
     c.data.image_size = (28, 28)
     c.data.channels = 1
     c.data.eval_crop = 1.0
-    c.data.mean = (0.286,)
+    c.data.mean = (0.286,)  # of its pixels
     c.data.std = (0.353,)
+    c.data.threads = 1
 
     c.model.size = "vit_ti"
     c.model.patch_size = 4
@@ -27,11 +50,11 @@ def get_config() -> ConfigDict:
     c.optim.learning_rate = 5e-4
     c.optim.start_learning_rate = 1e-4
     c.optim.final_weight_decay = 0.04
+    c.optim.ema = (0.998, 1.0)
     c.train.batch_size = 128
-    c.train.epochs = 2.3
-    c.train.warmup_epochs = 0.2
+    c.train.epochs = 1.4
+    c.train.warmup_epochs = 0.15
     c.train.log_every = 20
-    c.probe.every_epochs = 0.5
+    c.probe.every_epochs = 0.35
     c.probe.test_images = 5000
-    c.data.threads = 1
     return c

@@ -56,7 +56,7 @@ DIGITS = "--config=configs/digits.py"
         ),
         ("--config.model.patch_size=3", "does not divide into patches"),
         ("--config.model.patch_size=16", "too small"),
-        ("--config.train.epochs=many", "many"),
+        ("--config.train.epochs=many", "could not convert string to float"),
         ("--workdri=x", "workdri"),
     ],
 )
@@ -68,6 +68,27 @@ def test_wrong_settings(tmp_path, override: str, message: str):
 def test_no_such_recipe(tmp_path):
     message = refused("--config=configs/digit.py", f"--workdir={tmp_path}")
     assert "configs/digit.py" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n", "invalid syntax"),
+        ("import no_such_package\n", "no_such_package"),
+        (
+            "from jepa_jax.config import defaults\n"
+            "def get_config():\n    c = defaults()\n    c.model.widht = 3\n    return c\n",
+            'Did you mean "width"',
+        ),
+    ],
+)
+def test_broken_recipes(tmp_path, text: str, message: str):
+    (tmp_path / "recipe.py").write_text(text)
+    assert message in refused(f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run")
+
+
+def test_overrides_without_a_recipe():
+    assert "--config=" in refused("--config.train.epochs=3")
 
 
 def test_no_workdir():

@@ -73,6 +73,7 @@ def test_published_recipes_keep_the_published_numbers(name: str):
         ({"data__mean": (0.5,)}, "give one for each channel"),
         ({"data__crop_scale": (1.0, 0.3)}, r"must be \(low, high\)"),
         ({"data__path": "photos"}, "has no {split}"),
+        ({"data__test_split": "train"}, "hold other images out"),
         ({"mesh__fsdp": 3}, "does not make 1 devices"),
         ({"seed": -1}, "seed=-1"),
     ],

@@ -1,9 +1,16 @@
 """What the README shows is true."""
 
+import importlib.util
 import pathlib
 import re
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+import pytest
+
+from jepa_jax.errors import UserError
+from jepa_jax.validation import validate
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_python_examples_run():
@@ -16,8 +23,19 @@ def test_python_examples_run():
         assert names["drawn"].targets.shape == (8, 4, 42)
 
 
+def test_the_quoted_error_is_the_real_one():
+    quoted = re.search(r"^error: (.*), …$", README, re.MULTILINE).group(1)
+    spec = importlib.util.spec_from_file_location("vitb16", ROOT / "configs" / "vitb16.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    config = recipe.get_config()
+    config.masks.num_context = 150
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    assert str(caught.value).startswith(quoted)
+
+
 def test_links_lead_somewhere():
-    root = pathlib.Path(__file__).parents[1]
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
-            assert (root / target).exists(), target
+            assert (ROOT / target).exists(), target

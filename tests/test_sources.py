@@ -296,3 +296,11 @@ def test_split_without_a_name_is_refused():
 def test_unknown_source_is_refused():
     with pytest.raises(UserError, match="'tar' is unknown: digits, npz or folder"):
         open_source(settings("tar"), "train")
+
+
+def test_links_that_go_round_in_circles_are_followed_once(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"")
+    (tmp_path / "cat" / "again").symlink_to(tmp_path)
+    assert len(open_source(settings("folder", tmp_path), "train")) == 2

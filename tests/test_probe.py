@@ -1,0 +1,67 @@
+"""The probe during training: the right images with the right labels."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jepa_jax.config import defaults
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.probe import Probe
+
+SHADES = {"black": 0, "grey": 128, "white": 255}
+
+
+def config(folder) -> ConfigDict:
+    c = defaults()
+    c.data.path = f"{folder}/{{split}}"
+    c.data.image_size = (4, 4)
+    c.data.channels = 1
+    c.probe.neighbours = 1
+    return c
+
+
+def write(folder, split: str, classes: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / split / name).mkdir(parents=True)
+        for number in range(8):
+            # Noise around the shade, so that cosine similarity sees more than a constant.
+            ramp = np.linspace(0, 1, 4) if name == "black" else np.linspace(1, 0, 4)
+            pixels = np.tile(ramp * 60, (4, 1)) + SHADES[name] / 2 + rng.normal(size=(4, 4))
+            image = np.clip(pixels, 0, 255).astype(np.uint8)
+            Image.fromarray(image.T if name == "grey" else image).save(
+                folder / split / name / f"{number}.png"
+            )
+
+
+def test_classes_go_by_name_not_by_number(tmp_path):
+    """A class that the held-out split lacks must not shift the others."""
+    write(tmp_path, "train", ["black", "grey", "white"])
+    write(tmp_path, "val", ["black", "white"])
+    scores = Probe(config(tmp_path)).pixel_scores()
+    assert scores == {"knn": 1.0, "linear": 1.0}
+
+
+def test_classes_that_training_lacks_are_named(tmp_path):
+    write(tmp_path, "train", ["black", "grey"])
+    write(tmp_path, "val", ["black", "white"])
+    with pytest.raises(UserError, match="lacks: white"):
+        Probe(config(tmp_path))
+
+
+def test_one_class_is_refused_before_the_run(tmp_path):
+    write(tmp_path, "train", ["black", "grey"])
+    write(tmp_path, "val", ["black", "grey"])
+    one = config(tmp_path)
+    one.probe.train_images = 1
+    with pytest.raises(UserError, match="at least two"):
+        Probe(one)
+
+
+def test_no_labels(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / split / "a.png")
+    with pytest.raises(UserError, match="no labels"):
+        Probe(config(tmp_path))
