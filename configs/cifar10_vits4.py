@@ -3,9 +3,10 @@
     python launch/train.py --config=configs/cifar10_vits4.py --workdir=runs/cifar10
 
 Images as class folders, or zip files of them, at data/cifar10/train and data/cifar10/test (or say
---config.data.path=WHERE/{split}). Hardware: one GPU of 16 GB. No paper trained this: patch 4 gives
-an 8×8 grid; learning rate and weight decay are those of configs/fashion_mnist.py, the
-learning rate scaled with the square root of the batch. Not yet run to its end: no result to expect.
+--config.data.path=WHERE/{split}). Hardware: one GPU of 16 GB. No paper trained this: patch 4
+gives an 8×8 grid; learning rate and weight decay are those of configs/fashion_mnist.py, the
+learning rate scaled with the square root of the batch. Not yet run to its end: no result to
+expect.
 """
 
 from ml_collections import ConfigDict

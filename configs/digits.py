@@ -7,11 +7,11 @@
 Hardware: two CPU cores, DIGITS_SECONDS in all. To expect: k-NN DIGITS_KNN and linear probe
 DIGITS_LINEAR with the trained target encoder.
 
-Numbers: a quarter of 36 patches is seen, as the paper sees a quarter of 196. The images are enlarged,
-so that a patch has 64 pixels: the weights that embed a patch start small (σ = .02), and the content of
-a patch of few pixels drowns in its position. The target encoder moves more slowly than in the long
-runs of the paper (.998 against .996): with .996, k-NN fell from 77 % at step 220 to 63 % at step 440.
-The rest is small enough for the time.
+Numbers: a quarter of 36 patches is seen, as the paper sees a quarter of 196. The images are
+enlarged, so that a patch has 64 pixels: the weights that embed a patch start small (σ = .02), and
+the content of a patch of few pixels drowns in its position. The target encoder moves more slowly
+than in the long runs of the paper (.998 against .996): with .996, k-NN fell from 77 % at step 220
+to 63 % at step 440. The rest is small enough for the time.
 """
 
 from ml_collections import ConfigDict

@@ -17,8 +17,8 @@ Hardware: two CPU cores, FM_MINUTES. To expect: k-NN FM_KNN and linear probe FM_
 trained target encoder (10,000 training and 5,000 test images).
 
 Numbers: the encoder is a ViT-Ti cut to six blocks, on a 7×7 grid of which a quarter (K = 12) is
-seen. Learning rate and weight decay are half of and a tenth of the published ends (1e-3, .4), and the
-target encoder moves more slowly (.998 against .996), as a short run needs: with .996 the same
+seen. Learning rate and weight decay are half of and a tenth of the published ends (1e-3, .4), and
+the target encoder moves more slowly (.998 against .996), as a short run needs: with .996 the same
 recipe reached 68.6 % and 77.6 % in 1,076 steps.
 """
 

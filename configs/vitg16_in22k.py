@@ -3,7 +3,8 @@
     python launch/train.py --config=configs/vitg16_in22k.py --workdir=runs/vitg16_in22k
 
 Hardware: the published recipe has 128 A100 with 16 images each. Every number is that of
-in22k_vitg16_ep44 but for the masks, which are the paper's (masks.style). Its transfer and low-level results are in the paper's table 5.
+in22k_vitg16_ep44 but for the masks, which are the paper's (masks.style). Its transfer and
+low-level results are in the paper's table 5.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/vith14_in22k.py --workdir=runs/vith14_in22k
 
 Hardware: the published recipe has 64 A100 with 32 images each. Every number is that of
-in22k_vith14_ep66 but for the masks, which are the paper's (masks.style). The paper names no ImageNet-1k linear probe for it; its transfer and low-level
-results are in table 5.
+in22k_vith14_ep66 but for the masks, which are the paper's (masks.style). The paper names no
+ImageNet-1k linear probe for it; its transfer and low-level results are in table 5.
 """
 
 from ml_collections import ConfigDict

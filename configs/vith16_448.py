@@ -3,7 +3,8 @@
     python launch/train.py --config=configs/vith16_448.py --workdir=runs/vith16_448
 
 Hardware: the published recipe has 128 A100 with 16 images each. Every number is that of
-in1k_vith16-448_ep300 but for the masks, which are the paper's (masks.style); the paper reports 81.1 % with a linear probe (table 1).
+in1k_vith16-448_ep300 but for the masks, which are the paper's (masks.style); the paper reports
+81.1 % with a linear probe (table 1).
 """
 
 from ml_collections import ConfigDict
