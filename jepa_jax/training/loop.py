@@ -172,7 +172,9 @@ def steps(
         if logging:
             rate.restart()
     batches.close()
-    run.checkpoints.save(step, state)  # a signal may have come after the last look
+    if step > start:  # a signal may have come after the last look
+        _finite(metrics, step)
+        run.checkpoints.save(step, state)
     run.checkpoints.wait()
     return state, step
 
