@@ -13,13 +13,14 @@ The images as data/fashion_mnist_train.npz and data/fashion_mnist_test.npz (or s
     np.savez("data/fashion_mnist_train.npz", images=images[:60000], labels=labels[:60000])
     np.savez("data/fashion_mnist_test.npz", images=images[60000:], labels=labels[60000:])
 
-Hardware: two CPU cores, FM_MINUTES. To expect: k-NN FM_KNN and linear probe FM_LINEAR with the
-trained target encoder (10,000 training and 5,000 test images).
+Hardware: two CPU cores, 20 to 27 minutes. To expect (10,000 training and 5,000 test images): k-NN
+68.6 % and linear probe 77.6 % with the trained target encoder, 51.5 % and 73.6 % with the
+untrained one.
 
 Numbers: the encoder is a ViT-Ti cut to six blocks, on a 7×7 grid of which a quarter (K = 12) is
-seen. Learning rate and weight decay are half of and a tenth of the published ends (1e-3, .4), and
-the target encoder moves more slowly (.998 against .996), as a short run needs: with .996 the same
-recipe reached 68.6 % and 77.6 % in 1,076 steps.
+seen. Learning rate and final weight decay are half and a tenth of the published ones. A batch of
+64 (75.0 % linear after as many images as gave 76.6 %), a learning rate of 3e-4 (76.3 %) and
+a slower target encoder (.998: 74.9 %) were no better.
 """
 
 from ml_collections import ConfigDict
@@ -50,11 +51,10 @@ def get_config() -> ConfigDict:
     c.optim.learning_rate = 5e-4
     c.optim.start_learning_rate = 1e-4
     c.optim.final_weight_decay = 0.04
-    c.optim.ema = (0.998, 1.0)
     c.train.batch_size = 128
-    c.train.epochs = 1.4
-    c.train.warmup_epochs = 0.15
+    c.train.epochs = 2.3
+    c.train.warmup_epochs = 0.2
     c.train.log_every = 20
-    c.probe.every_epochs = 0.35
+    c.probe.every_epochs = 0.5
     c.probe.test_images = 5000
     return c
