@@ -1,5 +1,7 @@
 """What all commands share: flags, and wrong input answered in one line with exit code 2."""
 
+import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -40,10 +42,12 @@ def _parse():
             raise UserError(problem)
     if overrides and not any(word.lstrip("-").split("=")[0] == "config" for word in sys.argv[1:]):
         raise UserError("give the recipe that is to be changed: --config=configs/digits.py")
+    for word in sys.argv[1:]:  # a file that is not there is told of only when it is needed
+        name, _, path = word.lstrip("-").partition("=")
+        if name == "config" and not os.path.isfile(path.split(":")[0]):
+            raise UserError(f"--config={path} is no file: name a recipe, such as configs/digits.py")
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-    except OSError as error:
-        raise UserError(f"--config names a file that can't be read: {_summary(error)}") from error
     except Exception as error:  # whatever a recipe may raise, it is run here
         raise UserError(f"flags or recipe: {_summary(error)}") from error
     if rest:
@@ -54,7 +58,7 @@ def _summary(error: BaseException) -> str:
     """What went wrong in the first place, in a line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error.args[0] if isinstance(error, KeyError) else error).strip().splitlines()
-    hint = next((line for line in lines if line.startswith("Did you mean")), "")
-    first = lines[0].split(" Other fields present")[0] if lines else type(error).__name__
-    return f"{first} {hint}".strip()
+    text = str(error).replace("\\n", "\n").strip(" '\n")  # a KeyError's text is quoted
+    hint = re.search(r"Did you mean .*?\?", text)
+    first = text.splitlines()[0].split(" Other fields present")[0] if text else ""
+    return " ".join(filter(None, (first or type(error).__name__, hint and hint[0])))
