@@ -91,9 +91,12 @@ class MaskSpec:
         for name, value in STYLES[self.style].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.num_context is None:
+        default = self.num_context is None
+        if default:
             object.__setattr__(self, "num_context", self._default_context())
         _check_ranges(self)
+        if default and 0 < largest_context(self) < self.num_context:  # on narrow grids
+            object.__setattr__(self, "num_context", largest_context(self))
         _check_feasible(self)
 
     def _default_context(self) -> int:
