@@ -34,17 +34,15 @@ def run(main: Callable[[], int | None]) -> None:
 
 def _parse():
     app.define_help_flags()
-    overrides = [
-        word.lstrip("-") for word in sys.argv[1:] if word.lstrip("-").startswith("config.")
-    ]
-    for override in overrides:
-        if problem := unknown_key(override.split("=")[0].removeprefix("config.")):
-            raise UserError(problem)
-    if overrides and not any(word.lstrip("-").split("=")[0] == "config" for word in sys.argv[1:]):
+    given = [word.lstrip("-").partition("=")[::2] for word in sys.argv[1:]]
+    overrides = [name.removeprefix("config.") for name, _ in given if name.startswith("config.")]
+    recipes = [path for name, path in given if name == "config"]
+    for problem in filter(None, map(unknown_key, overrides)):
+        raise UserError(problem)
+    if overrides and not recipes:
         raise UserError("give the recipe that is to be changed: --config=configs/digits.py")
-    for word in sys.argv[1:]:  # a file that is not there is told of only when it is needed
-        name, _, path = word.lstrip("-").partition("=")
-        if name == "config" and not os.path.isfile(path.split(":")[0]):
+    for path in recipes:  # config_flags tells of a file that is not there only when it is used
+        if not os.path.isfile(path.split(":")[0]):
             raise UserError(f"--config={path} is no file: name a recipe, such as configs/digits.py")
     try:
         rest = flags.FLAGS(sys.argv)[1:]

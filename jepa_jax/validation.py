@@ -114,17 +114,13 @@ def _check_range(key: str, value, length: int | None, low: float, high: float):
 
 
 def _check_images(config: ConfigDict):
-    if (
-        config.data.source != "digits"
-        and config.data.test_split
-        and "{split}" not in config.data.path
-    ):
+    data, patch = config.data, config.model.patch_size
+    if data.source != "digits" and data.test_split and "{split}" not in data.path:
         raise UserError(
-            f"data.path={config.data.path!r} has no {{split}}, so the held-out images would be"
+            f"data.path={data.path!r} has no {{split}}, so the held-out images would be"
             " those trained on: name the splits with {split}, or set data.test_split='' for"
             " no probes"
         )
-    data, patch = config.data, config.model.patch_size
     if data.test_split == data.train_split:
         raise UserError(
             f"data.test_split={data.test_split!r} is data.train_split: hold other images out, or"
