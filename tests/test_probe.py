@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jepa_jax.config import defaults
+from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.probe import Probe
 
@@ -19,6 +20,10 @@ def config(folder) -> ConfigDict:
     c.data.channels = 1
     c.probe.neighbours = 1
     return c
+
+
+def probe(config: ConfigDict) -> Probe:
+    return Probe(config, open_source(config.data, config.data.train_split))
 
 
 def write(folder, split: str, classes: list[str]) -> None:
@@ -39,7 +44,7 @@ def test_classes_go_by_name_not_by_number(tmp_path):
     """A class that the held-out split lacks must not shift the others."""
     write(tmp_path, "train", ["black", "grey", "white"])
     write(tmp_path, "val", ["black", "white"])
-    scores = Probe(config(tmp_path)).pixel_scores()
+    scores = probe(config(tmp_path)).pixel_scores()
     assert scores == {"knn": 1.0, "linear": 1.0}
 
 
@@ -47,7 +52,7 @@ def test_classes_that_training_lacks_are_named(tmp_path):
     write(tmp_path, "train", ["black", "grey"])
     write(tmp_path, "val", ["black", "white"])
     with pytest.raises(UserError, match="lacks: white"):
-        Probe(config(tmp_path))
+        probe(config(tmp_path))
 
 
 def test_one_class_is_refused_before_the_run(tmp_path):
@@ -56,7 +61,7 @@ def test_one_class_is_refused_before_the_run(tmp_path):
     one = config(tmp_path)
     one.probe.train_images = 1
     with pytest.raises(UserError, match="at least two"):
-        Probe(one)
+        probe(one)
 
 
 def test_no_labels(tmp_path):
@@ -64,4 +69,4 @@ def test_no_labels(tmp_path):
         (tmp_path / split).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / split / "a.png")
     with pytest.raises(UserError, match="no labels"):
-        Probe(config(tmp_path))
+        probe(config(tmp_path))

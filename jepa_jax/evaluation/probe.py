@@ -20,20 +20,23 @@ BATCH = 256  # images; features do not depend on it
 class Probe:
     """Labelled images of both splits, the same ones every time: what the config asks for.
 
+    Args:
+      train: the training split, already open.
+
     Raises:
       UserError: if there is no held-out split, or it has no labels (say `data.test_split=""`).
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, train: Source):
         self._data = config.data
         self._neighbours = config.probe.neighbours
         self._splits = []
         self._classes = None
-        for split, count in (
-            (config.data.train_split, config.probe.train_images),
-            (config.data.test_split, config.probe.test_images),
+        test = open_source(config.data, config.data.test_split)
+        for source, split, count in (
+            (train, config.data.train_split, config.probe.train_images),
+            (test, config.data.test_split, config.probe.test_images),
         ):
-            source = open_source(config.data, split)
             if source.labels is None:
                 raise UserError(
                     f"the images of split {split!r} have no labels to probe with:"

@@ -71,13 +71,15 @@ def train(config: ConfigDict, path: str) -> int:
     if jax.process_count() > 1:
         raise UserError("several processes cannot train one model yet: start a single one")
     run = prepare(config, path)
+    if results := run.workdir.results():
+        with Display(run.total, run.total) as display:
+            display.say(f"{path} is finished: all {run.total} steps are done")
+            display.say(result_table(results["accuracy"]))
+        return FINISHED
+
     state, start = restore(run)
     with Display(run.total, start) as display, StopWish() as stop:
         display.say(introduction(config, run.shapes.params, run.loader, run.total))
-        if start == run.total and (results := run.workdir.results()):
-            display.say(f"{path} is finished: all {run.total} steps are done")
-            display.say(result_table(results["accuracy"]))
-            return FINISHED
         if start:
             display.say(f"going on after step {start}")
 
@@ -101,7 +103,7 @@ def prepare(config: ConfigDict, path: str) -> Run:
     run = Run(
         config=config,
         loader=loader,
-        probe=Probe(config) if config.data.test_split else None,
+        probe=Probe(config, source) if config.data.test_split else None,
         model=build_model(config, loader.steps_per_epoch),
         total=total_steps(config, loader.steps_per_epoch),
         workdir=workdir,
@@ -142,7 +144,7 @@ def steps(
         sharding=batch_sharding(run.mesh),
     )
     probe_every = 0
-    if config.probe.every_epochs:
+    if run.probe and config.probe.every_epochs:
         probe_every = max(1, round(config.probe.every_epochs * run.loader.steps_per_epoch))
     rate = Rate(every.batch_size)
     step = start
@@ -153,10 +155,10 @@ def steps(
         step += 1
         rate.tick(metrics.loss)
 
-        last = step == run.total
-        probing = run.probe and (last or (probe_every and step % probe_every == 0))
+        last = step == run.total  # it is saved below and probed in `finish`
+        probing = probe_every and not last and step % probe_every == 0
         logging = last or probing or step % every.log_every == 0
-        saving = last or probing or stop or step % every.checkpoint_every == 0
+        saving = probing or step % every.checkpoint_every == 0
         if logging or saving:
             numbers = _finite(metrics, step)  # never save what has diverged
         if logging:
@@ -167,7 +169,7 @@ def steps(
             run.checkpoints.save(step, state)
         if probing:  # after saving: whatever may be wrong with those images, the step is safe
             scores = run.probe.scores(run.model, state.target)
-            run.workdir.amend(row | scores)
+            run.workdir.amend(step, scores)
             display.probed(step, scores)
         if logging:
             rate.restart()
@@ -183,13 +185,14 @@ def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
     """Compares what was learned with what was there before, and draws it."""
     accuracy = {}
     if run.probe:
-        display.say("probing raw pixels and the untrained encoder, to compare with")
+        display.say("probing the trained encoder, and to compare the untrained one and raw pixels")
         untrained = jax.jit(run.fresh, out_shardings=run.sharding)().target
         accuracy = {
             "raw pixels": run.probe.pixel_scores(),
             "untrained encoder": run.probe.scores(run.model, untrained),
             "trained target encoder": run.probe.scores(run.model, state.target),
         }
+        run.workdir.amend(run.total, accuracy["trained target encoder"])
     draw_run(run.config, run.model, state.target, run.workdir.rows(), run.workdir.path)
     results = {"step": run.total, "accuracy": accuracy}
     run.workdir.finish(results)

@@ -65,9 +65,9 @@ class Workdir:
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def amend(self, row: dict[str, Any]) -> None:
-        """Replaces the last line of metrics.jsonl."""
-        self._write_rows([*self.rows()[:-1], row])
+    def amend(self, step: int, values: dict[str, Any]) -> None:
+        """Adds values to the line of a step in metrics.jsonl."""
+        self._write_rows([row | values if row["step"] == step else row for row in self.rows()])
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one that a crash cut short is dropped."""
