@@ -9,7 +9,6 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jepa_jax.errors import UserError
-from jepa_jax.validation import unknown_key
 
 WRONG_INPUT = 2  # exit code
 
@@ -33,6 +32,8 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _parse():
+    from jepa_jax.validation import unknown_key  # brings JAX, which worker processes do without
+
     app.define_help_flags()
     given = [word.lstrip("-").partition("=")[::2] for word in sys.argv[1:]]
     overrides = [name.removeprefix("config.") for name, _ in given if name.startswith("config.")]

@@ -5,9 +5,14 @@ import sys
 
 
 class StopWish:
-    """True once the process was asked to stop; a second signal ends it at once. A context."""
+    """True once the process was asked to stop; a second signal ends it at once. A context.
 
-    def __init__(self):
+    Args:
+      answer: what the user is told at the first signal.
+    """
+
+    def __init__(self, answer: str = "stopping after this step, to save; again to stop at once"):
+        self._answer = answer
         self._wished = False
         self._before = {}
 
@@ -27,4 +32,4 @@ class StopWish:
         if self._wished:
             sys.exit(128 + number)
         self._wished = True
-        print("stopping after this step, to save; again to stop at once", file=sys.stderr)
+        print(self._answer, file=sys.stderr)
