@@ -11,8 +11,8 @@ from jepa_jax.data.sources import Example
 from jepa_jax.data.transforms import decode
 from jepa_jax.errors import UserError
 
-FORMATS = ("jpeg", "png", "webp")
-OWN = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}  # what Pillow calls them
+# Pillow's names, and what they are here; others become png.
+FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Encoding:
 
     Attributes:
       short_side: pixels that the short side has at most; 0: as many as it has.
-      format: one of FORMATS; None: each keeps its own, or png where that is none of them.
+      format: jpeg, png or webp; None: each its own, if it is one of these, or else png.
       quality: of jpeg and webp, from 1 to 100.
       check: files that keep their bytes are decoded too, to know that training can.
     """
@@ -41,12 +41,12 @@ class Encoding:
                 channels = example.image.shape[2]
                 raise UserError(f"{example.name} has {channels} channels: image files have 1 or 3")
             return self._encode(example.image, self.format or "png")
-        own, side = _header(example.image) if self.short_side or self.format else ("", 0)
+        own, side = _header(example.image) if self.short_side or self.format else (None, 0)
         if side <= (self.short_side or side) and self.format in (None, own):
             if self.check:
                 decode(example, channels=3)
             return example.image
-        return self._encode(decode(example, channels=3), self.format or own)
+        return self._encode(decode(example, channels=3), self.format or own or "png")
 
     def _encode(self, pixels: UInt8[np.ndarray, "H W C"], format: str) -> bytes:
         if (pixels == pixels[..., :1]).all():  # grey: one channel tells it all
@@ -60,10 +60,10 @@ class Encoding:
         return file.getvalue()
 
 
-def _header(file: bytes) -> tuple[str, int]:
-    """Format and short side of an image file; a side of 0 if there is no telling."""
+def _header(file: bytes) -> tuple[str | None, int]:
+    """Format, if it is one of FORMATS, and short side; 0 if there is no telling."""
     try:
         with Image.open(io.BytesIO(file)) as image:
-            return OWN.get(image.format, "png"), min(image.size)
-    except Exception:  # `decode` says what is wrong with it
-        return "png", 0
+            return FORMATS.get(image.format), min(image.size)
+    except Exception:  # `decode` will say what is wrong
+        return None, 0

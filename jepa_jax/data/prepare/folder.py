@@ -62,6 +62,7 @@ class Folder:
             raise UserError(f"{self.final} was made by another program: choose another --to")
         result = json.loads(file.read_text())
         self._compare(result["asked"], request.asked())
+        shutil.rmtree(self.work, ignore_errors=True)  # there if it was killed in `finish`
         return result
 
     def claim(self, request: Request, plan: Plan) -> None:
@@ -170,7 +171,7 @@ def _write_metadata(path: Path, plan: Plan, splits: dict[str, Any], labels: int)
             tfds.core.SplitInfo(name, split["shards"], split["bytes"])
             for name, split in splits.items()
         ],
-        description="Images as they were stored, prepared by jepa_jax.",
+        description="Images prepared by jepa_jax.",
         check_data=False,  # would need TensorFlow
     )
 

@@ -217,7 +217,7 @@ class _Sample:
         for index in order[:SAMPLE].tolist():
             try:
                 image, label, name = example = source[index]
-                digest.update(f"{name} {label}".encode())
+                digest.update(os.fsencode(f"{name} {label} "))
                 digest.update(bytes(image))
                 self.labelled |= label is not None
                 self.grey &= isinstance(image, np.ndarray) and image.shape[2] == 1

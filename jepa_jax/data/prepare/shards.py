@@ -124,7 +124,7 @@ class _Worker:
 
 
 def _record(image: bytes, name: str, label: int | None) -> bytes:
-    features = {"image": _bytes(image), "file_name": _bytes(name.encode())}
+    features = {"image": _bytes(image), "file_name": _bytes(os.fsencode(name))}
     if label is not None:
         number = tf_feature_pb2.Int64List(value=[label])
         features["label"] = tf_feature_pb2.Feature(int64_list=number)
