@@ -35,7 +35,9 @@ def defaults() -> ConfigDict:
     c.data.eval_crop = 0.875  # share of the short side that the centre crop keeps
     c.data.mean = (0.485, 0.456, 0.406)  # of pixels in 0..1, a value for each channel
     c.data.std = (0.229, 0.224, 0.225)
-    c.data.threads = 8  # that read and decode images
+    c.data.threads = 8  # that read and decode images, in each process that does
+    c.data.workers = 0  # processes that do; 0: this one, which suits few cores or small images
+    c.data.broken_share = 0.01  # of the images that may be unreadable before the run stops
 
     c.model = ConfigDict()
     c.model.size = "vit_b"  # vit_ti | vit_s | vit_b | vit_l | vit_h | vit_g

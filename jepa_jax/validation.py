@@ -36,6 +36,8 @@ RANGES = {
     "data.crop_aspect": (2, 1e-6, INFINITY),
     "data.eval_crop": (None, 1e-6, 1),
     "data.threads": (None, 1, INFINITY),
+    "data.workers": (None, 0, INFINITY),
+    "data.broken_share": (None, 0, 1),
     "model.patch_size": (None, 1, INFINITY),
     "model.width": (None, 4, INFINITY),
     "model.depth": (None, 1, INFINITY),
