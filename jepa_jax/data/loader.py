@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.sources import Source
 from jepa_jax.data.streams import CROPS, ORDER, Stream
-from jepa_jax.data.transforms import centre_crop, decode, random_resized_crop
+from jepa_jax.data.transforms import EvalView, TrainView
 from jepa_jax.errors import UserError
 
 ROWS = 32  # images a task of a thread: a few, since some take longer than others
@@ -61,8 +61,7 @@ class TrainBatches:
             )
         self._source, self._seed = source, seed
         self._batch_size, self._shard = batch_size, shard
-        self._channels, self._threads = data.channels, data.threads
-        self._crop = (tuple(data.image_size), data.crop_scale, data.crop_aspect, data.flip)
+        self._view, self._threads = TrainView.of(data), data.threads
         self._shape = (batch_size // shard[1], *data.image_size, data.channels)
 
     @property
@@ -100,8 +99,7 @@ class TrainBatches:
     def _fill(self, images: Images, plan: Int64[np.ndarray, "B 2"]) -> None:
         stream = Stream(self._seed, CROPS)
         for row, (position, index) in enumerate(plan.tolist()):
-            pixels = decode(self._source[index], self._channels)
-            images[row] = random_resized_crop(pixels, stream.at(position), *self._crop)
+            images[row] = self._view(self._source[index], stream.at(position))
 
 
 def evaluation_batches(
@@ -112,15 +110,15 @@ def evaluation_batches(
     Each batch is {'images': uint8 (batch_size, H, W, C), 'count': int}: only the first `count`
     images are real; the last batch is filled up with zeros, so that all have one shape.
     """
-    size, share, channels = tuple(data.image_size), data.eval_crop, data.channels
+    view = EvalView.of(data)
     chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
 
     def fill(images: Images, plan: Plan) -> None:
         for row, index in enumerate(plan.tolist()):
-            images[row] = centre_crop(decode(source[index], channels), size, share)
+            images[row] = view(source[index])
 
     plans = (chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size))
-    shape = (batch_size, *size, channels)
+    shape = (batch_size, *data.image_size, data.channels)
     with closing(_fill_ahead(plans, fill, shape, data.threads)) as batches:
         for plan, images in batches:
             yield {"images": images, "count": len(plan)}
