@@ -31,7 +31,11 @@ def defaults() -> ConfigDict:
     c.data.channels = 3
     c.data.crop_scale = (0.3, 1.0)  # share of the image's area that a training crop keeps
     c.data.crop_aspect = (3 / 4, 4 / 3)  # width / height of a training crop
+    c.data.interpolation = "bilinear"  # bilinear | bicubic, both anti-aliased
     c.data.flip = False  # mirror half of the training crops
+    c.data.colour_jitter = 0.0  # strength; 0 is none, 2.5 the strongest
+    c.data.greyscale = 0.0  # share of the training crops
+    c.data.blur = 0.0  # share of the training crops
     c.data.eval_crop = 0.875  # share of the short side that the centre crop keeps
     c.data.mean = (0.485, 0.456, 0.406)  # of pixels in 0..1, a value for each channel
     c.data.std = (0.229, 0.224, 0.225)

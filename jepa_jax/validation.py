@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from ml_collections import ConfigDict
 
 from jepa_jax.config import architecture, defaults, mask_spec, mesh_shape
+from jepa_jax.data.decoding import FILTERS
 from jepa_jax.errors import UserError
 from jepa_jax.ijepa import LOSSES
 from jepa_jax.masks import STYLES
@@ -18,6 +19,7 @@ from jepa_jax.models.vit import SIZES
 
 CHOICES = {
     "data.source": ("digits", "npz", "folder"),
+    "data.interpolation": tuple(FILTERS),
     "model.size": tuple(SIZES),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", *REMAT_POLICIES),
@@ -34,6 +36,9 @@ RANGES = {
     "data.channels": (None, 1, INFINITY),
     "data.crop_scale": (2, 1e-6, 1),
     "data.crop_aspect": (2, 1e-6, INFINITY),
+    "data.colour_jitter": (None, 0, 2.5),  # beyond it hues go round more than the whole circle
+    "data.greyscale": (None, 0, 1),
+    "data.blur": (None, 0, 1),
     "data.eval_crop": (None, 1e-6, 1),
     "data.threads": (None, 1, INFINITY),
     "data.workers": (None, 0, INFINITY),
@@ -144,6 +149,11 @@ def _check_images(config: ConfigDict):
                 f"data.{key} has {len(data[key])} values, but data.channels={data.channels}:"
                 " give one for each channel"
             )
+    if data.greyscale and data.channels != 3:
+        raise UserError(
+            f"data.greyscale={data.greyscale} is for RGB images, but"
+            f" data.channels={data.channels}: set it to 0"
+        )
     if min(data.std) <= 0:
         raise UserError(f"data.std={tuple(data.std)} must be above 0")
     for key in ("crop_scale", "crop_aspect"):

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.loader import TrainBatches, evaluation_batches
 from jepa_jax.data.sources import ArraySource, Example
-from jepa_jax.data.transforms import centre_crop
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 
 
@@ -18,7 +18,11 @@ def settings(**changes):
             "channels": 1,
             "crop_scale": (0.3, 1.0),
             "crop_aspect": (3 / 4, 4 / 3),
+            "interpolation": "bilinear",
             "flip": True,
+            "colour_jitter": 0.0,
+            "greyscale": 0.0,
+            "blur": 0.0,
             "eval_crop": 0.875,
             "threads": 3,
             "workers": 0,
@@ -190,7 +194,7 @@ def test_nothing_but_unreadable_examples(workers):
 
 def test_evaluation_goes_through_all_in_order():
     source, data = noise(70), settings()
-    expected = [centre_crop(image, (6, 5), 0.875) for image in source.images]
+    expected = [EvalView((6, 5), 1, 0.875)(example) for example in source]
     made = list(evaluation_batches(source, data, 32))
     assert [batch["count"] for batch in made] == [32, 32, 6]
     assert {batch["images"].shape for batch in made} == {(32, 6, 5, 1)}
@@ -203,7 +207,7 @@ def test_evaluation_of_chosen_examples():
     source = noise(10)
     (batch,) = evaluation_batches(source, settings(), 4, indices=[7, 2, 7])
     assert batch["count"] == 3
-    expected = [centre_crop(source.images[i], (6, 5), 0.875) for i in (7, 2, 7)]
+    expected = [EvalView((6, 5), 1, 0.875)(source[i]) for i in (7, 2, 7)]
     np.testing.assert_array_equal(batch["images"][:3], expected)
 
 
