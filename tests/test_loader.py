@@ -39,7 +39,7 @@ def batches(length=100, seed=0, batch_size=8, **options):
 class Broken:
     """A source whose example 5 can't be read."""
 
-    labels = classes = None
+    labelled, classes = False, None
 
     def __len__(self):
         return 40
