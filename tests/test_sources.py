@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -151,5 +154,12 @@ def test_split_without_a_name_is_refused():
 
 
 def test_unknown_source_is_refused():
-    with pytest.raises(UserError, match="'tar' is unknown: digits, npz or folder"):
-        open_source(settings("tar"), "train")
+    with pytest.raises(UserError, match=r"'tdfs' is unknown: digits, npz, .*did you mean 'tfds'"):
+        open_source(settings("tdfs"), "train")
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed():
+    script = "import sys, jepa_jax.data.sources; print(*sys.modules)"
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    loaded = {name.split(".")[0] for name in made.stdout.decode().split()}
+    assert not loaded & {"tensorflow_datasets", "array_record", "sklearn", "jax"}

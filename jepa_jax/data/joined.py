@@ -63,3 +63,8 @@ def _all_or_none(parts: Sequence[Source], has: Sequence[bool], what: str) -> boo
         name = parts[has.index(False)][0].name
         raise UserError(f"{name} has no {what} but other images have: label all or none")
     return all(has)
+
+
+def joined(parts: Sequence[Source]) -> Source:
+    """The only part as it is, or several as one."""
+    return parts[0] if len(parts) == 1 else JoinedSource(parts)

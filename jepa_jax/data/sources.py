@@ -2,14 +2,16 @@
 
 from ml_collections import ConfigDict
 
-from jepa_jax.data import paths
+from jepa_jax.data import mixture, paths
 from jepa_jax.data.arrays import ArraySource, open_digits, open_npz
 from jepa_jax.data.files import open_files
-from jepa_jax.data.joined import JoinedSource
+from jepa_jax.data.joined import joined
 from jepa_jax.data.protocol import Example, Source
-from jepa_jax.errors import UserError
+from jepa_jax.errors import UserError, did_you_mean
 
-__all__ = ["ArraySource", "Example", "Source", "open_source"]
+__all__ = ["SOURCES", "ArraySource", "Example", "Source", "open_source"]
+
+SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "mixture")
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
@@ -18,24 +20,57 @@ def open_source(data: ConfigDict, split: str) -> Source:
     * `digits`: scikit-learn's 1,797 handwritten digits of 8×8; every fifth, from the first on,
       is in `data.test_split`, the rest in `data.train_split`.
     * `npz`: files with `images`, uint8 (n, H, W) or (n, H, W, C), and perhaps `labels`,
-      integers (n,).
+      integers (n,) from 0 on.
     * `folder`: image files in a folder, a .zip or a .tar file (which are not unpacked), in class
       folders or all in one, which gives no labels. Images beside class folders are an error.
+    * `tfds`: the data set `data.name` of TensorFlow Datasets (`imagenet2012:5.1.0`; without a
+      version the newest on disk), prepared as array_record below `data.path` (empty: where TFDS
+      keeps its own). A split may be an expression: `train[:90%]`.
+    * `array_record`: ArrayRecord files of tf.train.Examples, or of image files as they are. A
+      `features.json` of TFDS beside them is believed.
+    * `mixture`: the sources of `data.mixture`, each a dict of what differs from `data` and its
+      `weight`, 1 by default: its share of the images. An epoch lasts until all were seen, so
+      that parts of much weight and few images repeat, evenly. A part that has other names for
+      the splits says so; with an empty one it is left out of that split.
 
-    `data.path` may name several (see `paths.find`); they are joined, and classes of the same
-    name become one.
+    `data.path` may name several files (see `paths.find`); they are joined, and classes of the
+    same name become one. In records, the only image and the only class label are taken, or those
+    with a usual name, or those that `data.image_key` and `data.label_key` say.
 
     Raises UserError, in one line, for whatever can't be read.
     """
     if not split:
         raise UserError("no split to open: name it in data.train_split or data.test_split")
+    # What is slow to import is imported where it is needed.
     match data.source:
         case "digits":
             return open_digits(data, split)
         case "npz":
-            parts = [open_npz(path) for path in paths.find(data.path, split)]
+            return joined([open_npz(path) for path in paths.find(data.path, split)])
         case "folder":
-            parts = [open_files(path) for path in paths.find(data.path, split)]
+            return joined([open_files(path) for path in paths.find(data.path, split)])
+        case "tfds":
+            from jepa_jax.data.tfds import open_tfds
+
+            return open_tfds(data, split)
+        case "array_record":
+            from jepa_jax.data.records import open_array_record
+
+            return open_array_record(paths.find(data.path, split), data)
+        case "mixture":
+            return _open_mixture(data, split)
         case other:
-            raise UserError(f"data.source {other!r} is unknown: digits, npz or folder")
-    return parts[0] if len(parts) == 1 else JoinedSource(parts)
+            known = f"{', '.join(SOURCES)}{did_you_mean(other, SOURCES)}"
+            raise UserError(f"data.source {other!r} is unknown: {known}")
+
+
+def _open_mixture(data: ConfigDict, split: str) -> Source:
+    sources, weights = [], []
+    for part in mixture.parts(data):
+        names = {data.test_split: part.data.test_split, data.train_split: part.data.train_split}
+        if name := names.get(split, split):
+            sources.append(open_source(part.data, name))
+            weights.append(part.weight)
+    if not sources:
+        raise UserError(f"data.mixture has no part with split {split!r}: name it in one of them")
+    return mixture.mixed(sources, weights)
