@@ -53,7 +53,7 @@ class Archive:
         """The bytes of one member."""
         try:
             return self._read(*self._where[index].tolist())
-        except (ValueError, struct.error, zlib.error, OSError) as error:
+        except (ValueError, zlib.error, OSError, MemoryError, OverflowError) as error:
             name = f"{self.path}/{self.names[index]}"
             message = f"{name} is damaged: copy or download the {self.path.suffix[1:]} file again"
             raise UserError(message) from error

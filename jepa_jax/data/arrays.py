@@ -2,15 +2,14 @@
 
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jepa_jax.data.protocol import Example
+from jepa_jax.data.protocol import Example, Indices, Labels
 from jepa_jax.errors import UserError
 
 
@@ -20,7 +19,7 @@ class ArraySource:
 
     name: str
     images: UInt8[np.ndarray, "n H W C"]
-    label_of_each: Int32[np.ndarray, " n"] | None = None
+    label_of_each: Labels | None = None
     classes: tuple[str, ...] | None = None
 
     @property
@@ -34,7 +33,7 @@ class ArraySource:
         label = int(self.label_of_each[index]) if self.labelled else None
         return Example(self.images[index], label, f"{self.name}[{index}]")
 
-    def labels(self, indices: Sequence[int]) -> Int32[np.ndarray, " n"]:
+    def labels(self, indices: Indices) -> Labels:
         return self.label_of_each[indices]
 
 

@@ -1,6 +1,6 @@
 """Which entries of a record are the image and the label, and what the classes are."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,8 +88,8 @@ def from_example(entries: Any, data: ConfigDict, where: str) -> Fields:
 
 def _choose(
     kind: str,
-    found: Collection[str],
-    usual: Collection[str],
+    found: Sequence[str],
+    usual: Sequence[str],
     data: ConfigDict,
     entries: Collection[str],
     where: Path | str,
@@ -102,11 +102,12 @@ def _choose(
                 f"{did_you_mean(key, entries)}"
             )
         return key
-    if len(found) > 1 and not (known := [key for key in usual if key in found]):
-        raise UserError(
-            f"{where} has several {kind}s, {', '.join(sorted(found))}: name one in {setting}"
-        )
-    return next(iter(known if len(found) > 1 else found), None)
+    if len(found) < 2:
+        return found[0] if found else None
+    if known := [key for key in usual if key in found]:
+        return known[0]
+    several = f"{where} has several {kind}s, {', '.join(sorted(found))}"
+    raise UserError(f"{several}: name one in {setting}")
 
 
 def _flat(spec: Any, group: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

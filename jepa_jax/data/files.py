@@ -1,16 +1,14 @@
 """Image files in a folder, in a zip or in a tar file, with the folders in it as their classes."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from jaxtyping import Int32
 
 from jepa_jax.data.archives import COMPRESSED, Archive, Tar, Zip
 from jepa_jax.data.names import SUFFIXES, Names, class_of_each, is_image, is_visible
-from jepa_jax.data.protocol import Example
+from jepa_jax.data.protocol import Example, Indices, Labels
 from jepa_jax.errors import UserError
 
 
@@ -61,7 +59,7 @@ class FileSource:
         name = f"{self._files.path}/{self._files.names[index]}"
         return Example(self._files.read(index), label, name)
 
-    def labels(self, indices: Sequence[int]) -> Int32[np.ndarray, " n"]:
+    def labels(self, indices: Indices) -> Labels:
         return self._labels[indices]
 
 

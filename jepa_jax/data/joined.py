@@ -5,9 +5,8 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32
 
-from jepa_jax.data.protocol import Example, Source
+from jepa_jax.data.protocol import Example, Indices, Labels, Source
 from jepa_jax.errors import UserError
 
 
@@ -47,7 +46,7 @@ class JoinedSource:
             return example
         return example._replace(label=int(self._numbers[k][example.label]))
 
-    def labels(self, indices: Sequence[int]) -> Int32[np.ndarray, " n"]:
+    def labels(self, indices: Indices) -> Labels:
         indices = np.asarray(indices)
         part_of_each = np.searchsorted(self._starts, indices, side="right") - 1
         labels = np.empty(len(indices), np.int32)

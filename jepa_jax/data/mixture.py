@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
 from ml_collections import ConfigDict
 
 from jepa_jax.data.joined import JoinedSource
-from jepa_jax.data.protocol import Example, Source
+from jepa_jax.data.protocol import Example, Indices, Labels, Source
 from jepa_jax.errors import UserError, did_you_mean
 
 # What a part may say otherwise than `data` does; `weight`, by default 1, is its alone.
@@ -79,7 +78,7 @@ class StretchedSource:
         index = range(self.length)[index]
         return self.source[index * len(self.source) // self.length]
 
-    def labels(self, indices: Sequence[int]) -> Int32[np.ndarray, " n"]:
+    def labels(self, indices: Indices) -> Labels:
         indices = np.asarray(indices, np.int64)
         return self.source.labels(indices * len(self.source) // self.length)
 

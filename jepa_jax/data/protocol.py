@@ -5,6 +5,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+Indices = Int[np.ndarray, " n"]
+Labels = Int32[np.ndarray, " n"]
+
 
 class Example(NamedTuple):
     """One image as it is stored; `name` says in error messages which."""
@@ -29,6 +32,6 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
-    def labels(self, indices: Int[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+    def labels(self, indices: Indices) -> Labels:
         """The labels of the examples at `indices`. Only for a labelled source."""
         ...

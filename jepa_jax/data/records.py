@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf.message import DecodeError
-from jaxtyping import Int32
 from ml_collections import ConfigDict
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jepa_jax.data.fields import Fields, from_example, from_folder, is_image_file
 from jepa_jax.data.joined import joined
-from jepa_jax.data.protocol import Example, Source
+from jepa_jax.data.protocol import Example, Indices, Labels, Source
 from jepa_jax.errors import UserError
 
 READERS = 16  # threads that count records and read labels
@@ -80,7 +79,7 @@ class RecordSource:
             )
         return Example(images[0], self._label(entries, name) if self.labelled else None, name)
 
-    def labels(self, indices: Sequence[int]) -> Int32[np.ndarray, " n"]:
+    def labels(self, indices: Indices) -> Labels:
         with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(self._read_label, np.asarray(indices).tolist())
             return np.fromiter(found, np.int32, len(indices))
