@@ -47,7 +47,7 @@ def from_spec(spec: Any, data: ConfigDict, where: Path) -> Fields:
     if image is None:
         raise UserError(f"{where} has no image, only {', '.join(entries)}: name another data set")
     label = _choose("label", labels, LABEL, data, entries, where)
-    if label not in labels:
+    if label not in labels or not entries[label].num_classes:
         return Fields(image, label)
     names, count = entries[label].names, entries[label].num_classes
     if names == [str(number) for number in range(count)]:  # numbers are no names
@@ -95,7 +95,7 @@ def _choose(
     where: Path | str,
 ) -> str | None:
     setting = f"data.{kind}_key"
-    if (key := data.get(f"{kind}_key")) is not None:
+    if key := data.get(f"{kind}_key"):
         if key not in entries:
             raise UserError(
                 f"{setting}={key!r} isn't in {where}, which has {', '.join(sorted(entries))}"
