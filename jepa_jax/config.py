@@ -23,8 +23,15 @@ def defaults() -> ConfigDict:
     c.seed = 0
 
     c.data = ConfigDict()
-    c.data.source = "folder"  # digits | npz | folder
+    c.data.source = "folder"  # digits | npz | folder | tfds | array_record | mixture
     c.data.path = "data/imagenet/{split}"  # {split} is filled in; globs may name several
+    # tfds: its data_dir is path ("" for its own), and a split may be as "train[:90%]"
+    c.data.name = placeholder(str)  # of a TFDS data set, such as "imagenet2012:5.1.0"
+    c.data.image_key = placeholder(str)  # which entry of a record; needed if it has several
+    c.data.label_key = placeholder(str)
+    # mixture: ({"source": "folder", "path": "photos/{split}", "weight": 2.0}, …), where a part
+    # says what differs from the keys above and below, and its share of the images
+    c.data.mixture = ()
     c.data.train_split = "train"
     c.data.test_split = "val"  # held-out images for the probes; "" for none
     c.data.image_size = (224, 224)  # height, width in pixels

@@ -44,7 +44,7 @@ def batches(length=100, seed=0, batch_size=8, **options):
 class Broken:
     """A source with examples that can't be read."""
 
-    labels = classes = None
+    labelled, classes = False, None
 
     def __init__(self, broken=(5,)):
         self._broken = broken
