@@ -1,4 +1,6 @@
 import multiprocessing
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -220,3 +222,38 @@ def test_evaluation_says_what_it_replaced():
     _, second, *_ = evaluation_batches(Broken(), settings(), 4)
     assert second["index"].tolist() == [4, 6, 6, 7]
     assert second["broken"].tolist() == [-1, 5, -1, -1]
+
+
+# Size
+
+
+START = """
+import resource, time
+import numpy as np
+from jepa_jax.config import defaults
+from jepa_jax.data.loader import TrainBatches
+from jepa_jax.data.sources import Example
+
+class Fake:
+    labelled, classes = False, None
+    def __len__(self):
+        return 14_000_000
+    def __getitem__(self, index):
+        return Example(np.full((8, 8, 3), index % 251, np.uint8), None, str(index))
+
+data = defaults().data
+data.image_size, data.workers = (8, 8), 0
+begin = time.monotonic()
+batches = TrainBatches(Fake(), data, seed=0, batch_size=256).iterate(10**6)
+index = next(batches)["index"]
+print(time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+batches.close()
+assert index.max() > 10_000_000
+"""
+
+
+def test_fourteen_million_examples_start_at_once():
+    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, done.stdout.split())
+    assert seconds < 5
+    assert megabytes < 500

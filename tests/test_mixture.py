@@ -177,7 +177,6 @@ print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def test_millions_of_examples_cost_neither_time_nor_memory():
-    """Apart from the order of an epoch, which is the loader's."""
     made = subprocess.run([sys.executable, "-c", MILLIONS], capture_output=True, check=True)
     seconds, megabytes = map(float, made.stdout.split())
     assert seconds < 5
