@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     c.optim.start_learning_rate = 1e-4
     c.optim.final_weight_decay = 0.04
     c.train.batch_size = 128
-    c.train.epochs = 2.3
+    c.train.epochs = 5.0
     c.train.warmup_epochs = 0.2
     c.train.log_every = 20
     c.probe.every_epochs = 0.5

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -20,18 +20,21 @@ def config_flag() -> flags.FlagHolder:
     )
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags, calls `main` and exits with what it returns."""
+def run(main: Callable[..., int | None], words: Sequence[str] = ()) -> None:
+    """Parses the flags, calls `main` and exits with what it returns.
+
+    Args:
+      words: one of them must follow the command's name; `main` is called with it.
+    """
     try:
-        _parse()
-        code = main()
+        code = main(*_parse(words))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = WRONG_INPUT
     sys.exit(code)
 
 
-def _parse():
+def _parse(words: Sequence[str]) -> list[str]:
     from jepa_jax.validation import unknown_key  # brings JAX, which worker processes do without
 
     app.define_help_flags()
@@ -49,8 +52,11 @@ def _parse():
         rest = flags.FLAGS(sys.argv)[1:]
     except Exception as error:  # whatever a recipe may raise, it is run here
         raise UserError(f"flags or recipe: {_summary(error)}") from error
-    if rest:
-        raise UserError(f"{rest[0]!r} is no flag: write --NAME=VALUE")
+    if words and rest[:1] not in [[word] for word in words]:
+        raise UserError(f"say what is meant, before the flags: {' or '.join(words)}")
+    if unknown := rest[len(words[:1]) :]:
+        raise UserError(f"{unknown[0]!r} is no flag: write --NAME=VALUE")
+    return rest
 
 
 def _summary(error: BaseException) -> str:

@@ -23,19 +23,32 @@ def defaults() -> ConfigDict:
     c.seed = 0
 
     c.data = ConfigDict()
-    c.data.source = "folder"  # digits | npz | folder
+    c.data.source = "folder"  # digits | npz | folder | tfds | array_record | mixture
     c.data.path = "data/imagenet/{split}"  # {split} is filled in; globs may name several
+    # tfds: its data_dir is path ("" for its own), and a split may be as "train[:90%]"
+    c.data.name = placeholder(str)  # of a TFDS data set, such as "imagenet2012:5.1.0"
+    c.data.image_key = placeholder(str)  # which entry of a record; needed if it has several
+    c.data.label_key = placeholder(str)
+    # mixture: ({"source": "folder", "path": "photos/{split}", "weight": 2.0}, …), where a part
+    # says what differs from the keys above and below, and its share of the images
+    c.data.mixture = ()
     c.data.train_split = "train"
     c.data.test_split = "val"  # held-out images for the probes; "" for none
     c.data.image_size = (224, 224)  # height, width in pixels
     c.data.channels = 3
     c.data.crop_scale = (0.3, 1.0)  # share of the image's area that a training crop keeps
     c.data.crop_aspect = (3 / 4, 4 / 3)  # width / height of a training crop
+    c.data.interpolation = "bilinear"  # bilinear | bicubic, both anti-aliased
     c.data.flip = False  # mirror half of the training crops
+    c.data.colour_jitter = 0.0  # strength; 0 is none, 2.5 the strongest
+    c.data.greyscale = 0.0  # share of the training crops
+    c.data.blur = 0.0  # share of the training crops
     c.data.eval_crop = 0.875  # share of the short side that the centre crop keeps
     c.data.mean = (0.485, 0.456, 0.406)  # of pixels in 0..1, a value for each channel
     c.data.std = (0.229, 0.224, 0.225)
-    c.data.threads = 8  # that read and decode images
+    c.data.threads = 8  # that read and decode images, in each process that does
+    c.data.workers = 0  # processes that do; 0: this one, which suits few cores or small images
+    c.data.broken_share = 0.01  # of the images that may be unreadable before the run stops
 
     c.model = ConfigDict()
     c.model.size = "vit_b"  # vit_ti | vit_s | vit_b | vit_l | vit_h | vit_g

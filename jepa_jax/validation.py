@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator
 from ml_collections import ConfigDict
 
 from jepa_jax.config import architecture, defaults, mask_spec, mesh_shape
+from jepa_jax.data import mixture
+from jepa_jax.data.decoding import FILTERS
+from jepa_jax.data.sources import SOURCES
 from jepa_jax.errors import UserError
 from jepa_jax.ijepa import LOSSES
 from jepa_jax.masks import STYLES
@@ -17,7 +20,8 @@ from jepa_jax.models.transformer import REMAT_POLICIES
 from jepa_jax.models.vit import SIZES
 
 CHOICES = {
-    "data.source": ("digits", "npz", "folder"),
+    "data.source": SOURCES,
+    "data.interpolation": tuple(FILTERS),
     "model.size": tuple(SIZES),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", *REMAT_POLICIES),
@@ -34,8 +38,13 @@ RANGES = {
     "data.channels": (None, 1, INFINITY),
     "data.crop_scale": (2, 1e-6, 1),
     "data.crop_aspect": (2, 1e-6, INFINITY),
+    "data.colour_jitter": (None, 0, 2.5),  # beyond it hues go round more than the whole circle
+    "data.greyscale": (None, 0, 1),
+    "data.blur": (None, 0, 1),
     "data.eval_crop": (None, 1e-6, 1),
     "data.threads": (None, 1, INFINITY),
+    "data.workers": (None, 0, INFINITY),
+    "data.broken_share": (None, 0, 1),
     "model.patch_size": (None, 1, INFINITY),
     "model.width": (None, 4, INFINITY),
     "model.depth": (None, 1, INFINITY),
@@ -81,13 +90,10 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     """
     _check_tree(config, defaults())
     for key, choices in CHOICES.items():
-        value = _get(config, key)
-        if value not in choices:
-            raise UserError(
-                f"{key}={value!r} is none of {', '.join(choices)}{_hint(value, choices)}"
-            )
+        _check_choice(key, _get(config, key), choices)
     for key, (length, low, high) in RANGES.items():
         _check_range(key, _get(config, key), length, low, high)
+    _check_sources(config.data)
     _check_images(config)
     _check_model(config)
     _check_devices(config, devices)
@@ -102,6 +108,11 @@ def unknown_key(key: str) -> str | None:
     return f"config has no key {key!r}{_hint(key, known)}"
 
 
+def _check_choice(key: str, value, choices: tuple[str, ...]):
+    if value not in choices:
+        raise UserError(f"{key}={value!r} is none of {', '.join(choices)}{_hint(value, choices)}")
+
+
 def _check_range(key: str, value, length: int | None, low: float, high: float):
     if value is None:
         return
@@ -113,19 +124,43 @@ def _check_range(key: str, value, length: int | None, low: float, high: float):
         raise UserError(f"{key}={value} must be {wanted}")
 
 
-def _check_images(config: ConfigDict):
-    data, patch = config.data, config.model.patch_size
-    if data.source != "digits" and data.test_split and "{split}" not in data.path:
+def _check_sources(data: ConfigDict):
+    if data.source != "mixture":
+        if data.mixture:
+            raise UserError(
+                f"data.mixture is not used by data.source={data.source!r}: set"
+                " data.source='mixture', or data.mixture=()"
+            )
+        _check_splits(data, "data")
+        return
+    for i, part in enumerate(mixture.parts(data)):
+        _check_choice(f"data.mixture[{i}].source", part.data.source, SOURCES)
+        _check_splits(part.data, f"data.mixture[{i}]")
+
+
+def _check_splits(data: ConfigDict, where: str):
+    """Whether the two splits are other images, as far as their names tell."""
+    if data.source == "tfds" and "{split}" in data.path:
         raise UserError(
-            f"data.path={data.path!r} has no {{split}}, so the held-out images would be"
-            " those trained on: name the splits with {split}, or set data.test_split='' for"
+            f"{where}.path={data.path!r} has {{split}}, but TFDS keeps all splits in one folder:"
+            " name its data_dir, or '' for TFDS's own"
+        )
+    by_path = data.source in ("npz", "folder", "array_record")
+    if by_path and data.test_split and "{split}" not in data.path:
+        raise UserError(
+            f"{where}.path={data.path!r} has no {{split}}, so the held-out images would be"
+            f" those trained on: name the splits with {{split}}, or set {where}.test_split='' for"
             " no probes"
         )
     if data.test_split == data.train_split:
         raise UserError(
-            f"data.test_split={data.test_split!r} is data.train_split: hold other images out, or"
-            " set data.test_split='' for no probes"
+            f"{where}.test_split={data.test_split!r} is {where}.train_split: hold other images"
+            f" out, or set {where}.test_split='' for no probes"
         )
+
+
+def _check_images(config: ConfigDict):
+    data, patch = config.data, config.model.patch_size
     if not all(_is(side, int) for side in data.image_size):
         raise UserError(f"data.image_size={tuple(data.image_size)} must be whole numbers")
     for side in data.image_size:
@@ -142,6 +177,11 @@ def _check_images(config: ConfigDict):
                 f"data.{key} has {len(data[key])} values, but data.channels={data.channels}:"
                 " give one for each channel"
             )
+    if data.greyscale and data.channels != 3:
+        raise UserError(
+            f"data.greyscale={data.greyscale} is for RGB images, but"
+            f" data.channels={data.channels}: set it to 0"
+        )
     if min(data.std) <= 0:
         raise UserError(f"data.std={tuple(data.std)} must be above 0")
     for key in ("crop_scale", "crop_aspect"):
@@ -204,6 +244,8 @@ def _check_tree(config: ConfigDict, template: ConfigDict, prefix: str = ""):
             _check_tree(value, template[name], f"{key}.")
         elif value is None and template[name] is None:
             continue
+        elif key == "data.mixture" and isinstance(value, tuple | list):
+            continue  # not of numbers: its parts are checked apart
         elif kind is tuple:
             if not isinstance(value, tuple | list) or not all(_is(v, float) for v in value):
                 raise UserError(f"{key}={value!r} must be numbers in parentheses, such as (1, 2)")

@@ -10,6 +10,10 @@ where it stopped. Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal.
 
 import os
 import pathlib
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
 
 from absl import flags
 

@@ -7,6 +7,12 @@ The same command goes on where the run stopped. --config.KEY=VALUE changes a set
 state saved.
 """
 
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
+
 from absl import flags
 
 from jepa_jax import cli

@@ -1,4 +1,6 @@
-import threading
+import multiprocessing
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -7,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.loader import TrainBatches, evaluation_batches
 from jepa_jax.data.sources import ArraySource, Example
-from jepa_jax.data.transforms import centre_crop
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 
 
@@ -18,9 +20,14 @@ def settings(**changes):
             "channels": 1,
             "crop_scale": (0.3, 1.0),
             "crop_aspect": (3 / 4, 4 / 3),
+            "interpolation": "bilinear",
             "flip": True,
+            "colour_jitter": 0.0,
+            "greyscale": 0.0,
+            "blur": 0.0,
             "eval_crop": 0.875,
             "threads": 3,
+            "workers": 0,
         }
     )
     data.update(changes)
@@ -37,25 +44,24 @@ def batches(length=100, seed=0, batch_size=8, **options):
 
 
 class Broken:
-    """A source whose example 5 can't be read."""
+    """A source with examples that can't be read."""
 
-    labels = classes = None
+    labelled, classes = False, None
+
+    def __init__(self, broken=(5,)):
+        self._broken = broken
 
     def __len__(self):
         return 40
 
     def __getitem__(self, index):
-        image = b"nonsense" if index == 5 else np.zeros((4, 4, 1), np.uint8)
+        image = b"nonsense" if index in self._broken else np.zeros((4, 4, 1), np.uint8)
         return Example(image, None, f"broken[{index}]")
 
 
 def assert_same(one, other):
-    np.testing.assert_array_equal(one["images"], other["images"])
-    np.testing.assert_array_equal(one["index"], other["index"])
-
-
-def image_threads():
-    return [t for t in threading.enumerate() if t.name.startswith("images")]
+    for key in ("images", "index", "broken"):
+        np.testing.assert_array_equal(one[key], other[key])
 
 
 # Training
@@ -93,9 +99,10 @@ def test_iterate_gives_the_batches_of_the_steps(start):
     steps.close()
 
 
-def test_number_of_threads_changes_nothing():
-    one = TrainBatches(noise(100), settings(threads=1), seed=0, batch_size=70).iterate()
-    many = TrainBatches(noise(100), settings(threads=8), seed=0, batch_size=70).iterate()
+@pytest.mark.parametrize("options", [{"threads": 8}, {"workers": 2}, {"workers": 3}])
+def test_threads_and_workers_change_nothing(options):
+    one = TrainBatches(noise(100), settings(threads=1), seed=0, batch_size=70).iterate(2)
+    many = TrainBatches(noise(100), settings(**options), seed=0, batch_size=70).iterate(2)
     for first, second in islice(zip(one, many, strict=True), 5):
         assert_same(first, second)
     one.close()
@@ -125,7 +132,9 @@ def test_every_example_comes_once_an_epoch():
 
 
 def test_seeds_give_other_orders_and_crops():
-    orders = {tuple(batches(seed=seed, batch_size=100)[0]["index"]) for seed in (-1, 0, 1, 2**40)}
+    orders = {
+        tuple(batches(seed=seed, batch_size=100)[0]["index"]) for seed in (0, 1, 2, 2**31 - 1)
+    }
     assert len(orders) == 4
     same = ArraySource("same", np.repeat(noise(1).images, 8, axis=0))
     one, other = (TrainBatches(same, settings(), seed=seed, batch_size=8)[0] for seed in (0, 1))
@@ -155,19 +164,31 @@ def test_batch_that_cannot_be_shared_out_is_refused():
         batches(shard=(0, 3))
 
 
-def test_closing_ends_the_threads():
-    steps = batches().iterate()
+def test_closing_ends_the_workers():
+    steps = TrainBatches(noise(100), settings(workers=2), seed=0, batch_size=8).iterate()
     next(steps)
-    assert image_threads()
+    assert len(multiprocessing.active_children()) == 2
     steps.close()
-    assert not image_threads()
+    assert not multiprocessing.active_children()
 
 
-def test_error_in_a_thread_reaches_the_caller():
-    steps = TrainBatches(Broken(), settings(), seed=0, batch_size=8).iterate()
-    with pytest.raises(UserError, match=r"broken\[5\] can't be read"):
-        list(islice(steps, 5))
-    assert not image_threads()
+def test_an_unreadable_example_is_replaced_by_the_next():
+    made = TrainBatches(Broken(), settings(), seed=0, batch_size=8)
+    batches = [made[step] for step in range(5)]  # an epoch
+    wanted = np.concatenate([batch["broken"] for batch in batches])
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert sorted(wanted.tolist()) == 39 * [-1] + [5]
+    assert index[wanted == 5] == [6]
+    assert sorted(index.tolist()) == sorted([*range(5), 6, 6, *range(7, 40)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_but_unreadable_examples(workers):
+    data = settings(workers=workers)
+    steps = TrainBatches(Broken(range(40)), data, seed=0, batch_size=8).iterate()
+    with pytest.raises(UserError, match=r"40 images in a row can't be used: broken\[\d+\] can't"):
+        next(steps)
+    steps.close()
 
 
 # Evaluation
@@ -175,7 +196,7 @@ def test_error_in_a_thread_reaches_the_caller():
 
 def test_evaluation_goes_through_all_in_order():
     source, data = noise(70), settings()
-    expected = [centre_crop(image, (6, 5), 0.875) for image in source.images]
+    expected = [EvalView((6, 5), 1, 0.875)(example) for example in source]
     made = list(evaluation_batches(source, data, 32))
     assert [batch["count"] for batch in made] == [32, 32, 6]
     assert {batch["images"].shape for batch in made} == {(32, 6, 5, 1)}
@@ -188,7 +209,7 @@ def test_evaluation_of_chosen_examples():
     source = noise(10)
     (batch,) = evaluation_batches(source, settings(), 4, indices=[7, 2, 7])
     assert batch["count"] == 3
-    expected = [centre_crop(source.images[i], (6, 5), 0.875) for i in (7, 2, 7)]
+    expected = [EvalView((6, 5), 1, 0.875)(source[i]) for i in (7, 2, 7)]
     np.testing.assert_array_equal(batch["images"][:3], expected)
 
 
@@ -197,7 +218,43 @@ def test_evaluation_of_full_batches_has_no_empty_one():
     assert [batch["count"] for batch in made] == [4, 4]
 
 
-def test_evaluation_names_what_it_cannot_read():
-    with pytest.raises(UserError, match=r"broken\[5\] can't be read"):
-        list(evaluation_batches(Broken(), settings(), 4))
-    assert not image_threads()
+def test_evaluation_says_what_it_replaced():
+    _, second, *_ = evaluation_batches(Broken(), settings(), 4)
+    assert second["index"].tolist() == [4, 6, 6, 7]
+    assert second["broken"].tolist() == [-1, 5, -1, -1]
+
+
+# Size
+
+
+START = """
+import pathlib, time
+import numpy as np
+from jepa_jax.config import defaults
+from jepa_jax.data.loader import TrainBatches
+from jepa_jax.data.sources import Example
+
+class Fake:
+    labelled, classes = False, None
+    def __len__(self):
+        return 14_000_000
+    def __getitem__(self, index):
+        return Example(np.full((8, 8, 3), index % 251, np.uint8), None, str(index))
+
+data = defaults().data
+data.image_size, data.workers = (8, 8), 0
+begin = time.monotonic()
+batches = TrainBatches(Fake(), data, seed=0, batch_size=256).iterate(10**6)
+index = next(batches)["index"]
+peak = pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+print(time.monotonic() - begin, int(peak) / 1000)
+batches.close()
+assert index.max() > 10_000_000
+"""
+
+
+def test_fourteen_million_examples_start_at_once():
+    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, done.stdout.split())
+    assert seconds < 5
+    assert megabytes < 500

@@ -8,6 +8,7 @@ from PIL import Image
 from jepa_jax.config import defaults
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.features import pixel_features
 from jepa_jax.evaluation.probe import Probe
 
 SHADES = {"black": 0, "grey": 128, "white": 255}
@@ -46,6 +47,19 @@ def test_classes_go_by_name_not_by_number(tmp_path):
     write(tmp_path, "val", ["black", "white"])
     scores = probe(config(tmp_path)).pixel_scores()
     assert scores == {"knn": 1.0, "linear": 1.0}
+
+
+def test_images_that_cannot_be_read_are_left_out(tmp_path):
+    """The next image, of another class, must not stand for the last of a class."""
+    for split in ("train", "val"):
+        write(tmp_path, split, ["black", "grey", "white"])
+        (tmp_path / split / "black" / "7.png").write_bytes(b"damaged")
+    probed = probe(config(tmp_path))
+    source, index, labels = probed._splits[0]
+    features, labels = probed._look(pixel_features, source, index, labels)
+    assert len(features) == len(labels) == 23
+    assert labels.tolist() == 7 * [0] + 8 * [1] + 8 * [2]
+    assert probed.pixel_scores() == {"knn": 1.0, "linear": 1.0}
 
 
 def test_classes_that_training_lacks_are_named(tmp_path):

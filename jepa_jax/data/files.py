@@ -1,16 +1,15 @@
-"""Encoded images in a folder or in a zip file that is never unpacked: their names and bytes."""
+"""Image files in a folder, in a zip or in a tar file, with the folders in it as their classes."""
 
 import os
-import threading
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from jepa_jax.errors import UserError
+import numpy as np
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from jepa_jax.data.archives import COMPRESSED, Archive, Tar, Zip
+from jepa_jax.data.names import SUFFIXES, Names, class_of_each, is_image, is_visible
+from jepa_jax.data.protocol import Example, Indices, Labels
+from jepa_jax.errors import UserError
 
 
 class Folder:
@@ -24,101 +23,63 @@ class Folder:
                 folders.clear()
                 continue
             seen.add(real)
-            folders[:] = sorted(filter(_is_visible, folders))
+            folders[:] = sorted(filter(is_visible, folders))
             within = "" if folder == str(path) else f"{os.path.relpath(folder, path)}/"
-            names += [within + file for file in files]
-        self.names = _images(names)
+            names += [within + file for file in files if is_image(file)]
+        self.names = Names(sorted(names))
 
-    def read(self, name: str) -> bytes:
+    def read(self, index: int) -> bytes:
         """The bytes of one file."""
         try:
-            return (self.path / name).read_bytes()
+            return (self.path / self.names[index]).read_bytes()
         except OSError as error:
             _refuse(error)
 
 
-class Archive:
-    """The images in a zip file. Threads share a handle; another process opens its own."""
+class FileSource:
+    """Image files; the bytes are read when an example is asked for."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._lock = threading.Lock()
-        self._open()
-        self.names = _images(self._zip.namelist())
+    def __init__(self, found: Folder | Archive):
+        if not found.names:
+            kinds = " ".join(SUFFIXES)
+            raise UserError(f"{found.path} holds no images: put some there ({kinds})")
+        self._files = found
+        self._labels = self.classes = None
+        if (each := class_of_each(found.names, found.path)) is not None:
+            self.classes = tuple(sorted(set(each)))
+            number = {name: label for label, name in enumerate(self.classes)}
+            self._labels = np.fromiter(map(number.get, each), np.int32, len(each))
+        self.labelled = self._labels is not None
 
-    def _open(self) -> None:
-        try:
-            self._zip = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            message = f"{self.path} isn't a whole zip file: copy or download it again"
-            raise UserError(message) from error
-        except OSError as error:
-            _refuse(error)
-        self._process = os.getpid()
+    def __len__(self) -> int:
+        return len(self._files.names)
 
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "names": self.names}
+    def __getitem__(self, index: int) -> Example:
+        label = int(self._labels[index]) if self.labelled else None
+        name = f"{self._files.path}/{self._files.names[index]}"
+        return Example(self._files.read(index), label, name)
 
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _process=None)
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one member."""
-        try:
-            with self._lock:
-                # A forked process would share the file position with its parent.
-                if self._process != os.getpid():
-                    self._open()
-                return self._zip.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            message = f"{self.path}/{name} is damaged: copy or download the zip file again"
-            raise UserError(message) from error
-        except RuntimeError as error:  # a password, or an unknown way of packing
-            raise UserError(f"{self.path}/{name} can't be unpacked ({error})") from error
+    def labels(self, indices: Indices) -> Labels:
+        return self._labels[indices]
 
 
-def open_files(path: Path) -> Folder | Archive:
-    """The images in the folder or zip file at `path`. Any other file raises UserError."""
+def open_files(path: Path) -> FileSource:
+    """The images in the folder, zip or tar file at `path`. Any other file raises UserError."""
+    name = path.name.lower()
     if path.is_dir():
-        return Folder(path)
-    if path.suffix.lower() == ".zip":
-        return Archive(path)
-    raise UserError(f"{path} is neither a folder nor a .zip file: name the one that holds it")
-
-
-def class_of_each(names: Sequence[str], path: Path) -> list[str] | None:
-    """The class of every file: its top folder; None if no file is in one.
-
-    A folder that all the files share (`train/` in `train/cat/1.png`, `train/dog/2.png`) is
-    stepped into first. Files beside class folders raise UserError, naming `path` and a file.
-
-    >>> class_of_each(["train/cat/1.png", "train/dog/new/2.png"], "pets.zip")
-    ['cat', 'dog']
-    >>> class_of_each(["train/1.png", "train/2.png"], "pets.zip")
-    """
-    parts = [name.split("/") for name in names]
-    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [part[1:] for part in parts]
-    classes = [part[0] if len(part) > 1 else None for part in parts]
-    if not any(classes):
-        return None
-    if None in classes:
-        name = names[classes.index(None)]
-        raise UserError(f"{path} has images beside class folders: move {name!r} into a folder")
-    return classes
-
-
-def _images(names: Iterable[str]) -> list[str]:
-    """Those that are images and not hidden, each once, sorted."""
-    return sorted(
-        name
-        for name in set(names)
-        if name.lower().endswith(SUFFIXES) and all(map(_is_visible, name.split("/")))
+        return FileSource(Folder(path))
+    if name.endswith(".zip"):
+        return FileSource(Zip(path))
+    if name.endswith(".tar"):
+        return FileSource(Tar(path))
+    if name.endswith(COMPRESSED):
+        raise UserError(
+            f"{path} is compressed as a whole, so that no image can be read alone: unpack it, "
+            "or make it a plain .tar"
+        )
+    raise UserError(
+        f"{path} is neither a folder nor a .zip or .tar file: name the one that holds it"
     )
-
-
-def _is_visible(part: str) -> bool:
-    return not part.startswith(".") and part != "__MACOSX"
 
 
 def _refuse(error: OSError) -> NoReturn:

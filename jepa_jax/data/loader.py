@@ -1,43 +1,50 @@
 """Batches of uint8 images: for training by (seed, step), for evaluation in order.
 
-Threads fill the coming batches while the device computes; Pillow decodes and resizes without
-Python's lock.
+Grain reads, decodes and crops the coming images in threads, or in worker processes, while the
+devices compute.
 """
 
-import functools
-import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
+import grain
 import numpy as np
-from jaxtyping import Int64, UInt8
+from absl import flags
 from ml_collections import ConfigDict
 
+from jepa_jax.data.broken import read_sound
 from jepa_jax.data.sources import Source
-from jepa_jax.data.streams import CROPS, ORDER, Stream
-from jepa_jax.data.transforms import centre_crop, decode, random_resized_crop
+from jepa_jax.data.transforms import EvalView, TrainView
 from jepa_jax.errors import UserError
 
-ROWS = 32  # images a task of a thread: a few, since some take longer than others
+ROWS = 32  # images of one task of a thread or worker: a few, since some take longer than others
+FOREVER = 2**62  # more images than any run sees
 
-Images = UInt8[np.ndarray, "B H W C"]
-Plan = Int64[np.ndarray, "B ..."]  # what it takes to make the images of a batch, a row for each
-Fill = Callable[[Images, Plan], None]
+Batch = dict[str, np.ndarray]
 
 
 class TrainBatches:
     """The batches of a training run, each a pure function of (seed, step).
 
-    `batches[step]` is {'images': uint8 (B_local, H, W, C), 'index': int64 (B_local,)}, where
-    `index` says which examples of the source they are. The run is one long row of examples: the
-    source in a random order, then in another, and so on. Batches are cut from it without regard
-    to where an epoch ends: every example comes once an epoch, and every batch is full.
+    `batches[step]` is
+      images: uint8 (B_local, H, W, C)
+      index: int64 (B_local,), which examples of the source they are
+      broken: int64 (B_local,), the example that could not be read and was replaced by the next
+        one that could; -1 where all went well.
 
-    `shard=(k, n)` gives the k-th of n equal parts of the same global batch, with the same crops
-    whatever n is. Raises UserError if the source is shorter than a batch, or if the batch can't
-    be shared out equally.
+    The run is one long row of examples: the source in a random order, then in another, and so
+    on. Batches are cut from it without regard to where an epoch ends: every example comes once
+    an epoch, and every batch is full. An example's crop depends on the seed and its place in the
+    row alone, so that batches are the same however many processes, workers and threads make them.
+
+    Args:
+      shard: (k, n) for the k-th of n equal parts of the same global batch.
+
+    Raises:
+      UserError: if the source is shorter than a batch, or if the batch can't be shared out
+        equally.
     """
 
     def __init__(
@@ -59,103 +66,97 @@ class TrainBatches:
                 f"train.batch_size {batch_size} can't be shared out equally to {shard[1]} "
                 f"processes: make it a multiple of {shard[1]}"
             )
-        self._source, self._seed = source, seed
-        self._batch_size, self._shard = batch_size, shard
-        self._channels, self._threads = data.channels, data.threads
-        self._crop = (tuple(data.image_size), data.crop_scale, data.crop_aspect, data.flip)
-        self._shape = (batch_size // shard[1], *data.image_size, data.channels)
+        self.source = source
+        self.steps_per_epoch = len(source) // batch_size  # rounded down
+        self.local_size = batch_size // shard[1]  # images of a batch that are made here
+        self.first_row = shard[0] * self.local_size  # where in the global batch they begin
+        self._batch_size = batch_size
+        self._threads, self._workers = data.threads, data.workers
+        self._row = (
+            grain.MapDataset.range(len(source))
+            .seed(seed)
+            .shuffle()
+            .repeat()
+            .random_map(_Load(source, TrainView.of(data)))
+        )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps that go through the source once, rounded down."""
-        return len(self._source) // self._batch_size
+    def __getitem__(self, step: int) -> Batch:
+        return _stack(
+            [self._row[self._place(step * self.local_size + i)] for i in range(self.local_size)]
+        )
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        plan, images = self._plan(step), np.empty(self._shape, np.uint8)
-        self._fill(images, plan)
-        return {"images": images, "index": plan[:, 1]}
+    def iterate(self, start_step: int = 0) -> grain.DatasetIterator[Batch]:
+        """Yields `self[start_step]`, `self[start_step + 1]`, … for ever, made ahead.
 
-    def iterate(self, start_step: int = 0) -> Generator[dict[str, np.ndarray]]:
-        """Yields `self[start_step]`, `self[start_step + 1]`, … for ever, made ahead by threads.
-
-        `close()` ends the threads. An error in one of them is raised here, at its batch.
+        `close()` ends the threads and workers. An error in one of them is raised here, at its
+        batch.
         """
-        plans = map(self._plan, itertools.count(start_step))
-        with closing(_fill_ahead(plans, self._fill, self._shape, self._threads)) as batches:
-            for plan, images in batches:
-                yield {"images": images, "index": plan[:, 1]}
+        rows = math.gcd(self.local_size, ROWS)
+        mine = grain.MapDataset.range(start_step * self.local_size, FOREVER).map(self._place)
+        parts = mine.map(self._row.__getitem__).batch(rows, batch_fn=_stack)
+        return _ahead(parts, self.local_size // rows, self._threads, self._workers)
 
-    def _plan(self, step: int) -> Int64[np.ndarray, "B 2"]:
-        """(position in the run, index into the source) of each image of this shard."""
-        local = self._shape[0]
-        start = step * self._batch_size + self._shard[0] * local
-        positions = np.arange(start, start + local)
-        epochs, places = np.divmod(positions, len(self._source))
-        index = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():  # one, or two where an epoch ends
-            now = epochs == epoch
-            index[now] = _order(self._seed, epoch, len(self._source))[places[now]]
-        return np.stack([positions, index], axis=1)
+    def _place(self, i: int) -> int:
+        """Where in the row the i-th image of this shard is."""
+        step, within = divmod(i, self.local_size)
+        return step * self._batch_size + self.first_row + within
 
-    def _fill(self, images: Images, plan: Int64[np.ndarray, "B 2"]) -> None:
-        stream = Stream(self._seed, CROPS)
-        for row, (position, index) in enumerate(plan.tolist()):
-            pixels = decode(self._source[index], self._channels)
-            images[row] = random_resized_crop(pixels, stream.at(position), *self._crop)
+
+class _Load(grain.transforms.RandomMap):
+    """An index -> a random view of that example, or of the next one that can be read."""
+
+    def __init__(self, source: Source, view: TrainView):
+        self._source, self._view = source, view
+
+    def random_map(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return read_sound(self._source, index, lambda example: self._view(example, rng))
 
 
 def evaluation_batches(
     source: Source, data: ConfigDict, batch_size: int, indices: Sequence[int] | None = None
-) -> Iterator[dict[str, np.ndarray | int]]:
+) -> Iterator[Batch]:
     """Yields the centre crops of the examples at `indices` (default: of all), in that order.
 
-    Each batch is {'images': uint8 (batch_size, H, W, C), 'count': int}: only the first `count`
-    images are real; the last batch is filled up with zeros, so that all have one shape.
+    Each batch is {'images': uint8 (batch_size, H, W, C), 'index', 'broken': as in `TrainBatches`,
+    'count': int}: only the first `count` images are real; the last batch is filled up with zeros,
+    so that all have one shape.
     """
-    size, share, channels = tuple(data.image_size), data.eval_crop, data.channels
-    chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-
-    def fill(images: Images, plan: Plan) -> None:
-        for row, index in enumerate(plan.tolist()):
-            images[row] = centre_crop(decode(source[index], channels), size, share)
-
-    plans = (chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size))
-    shape = (batch_size, *size, channels)
-    with closing(_fill_ahead(plans, fill, shape, data.threads)) as batches:
-        for plan, images in batches:
-            yield {"images": images, "count": len(plan)}
+    view = EvalView.of(data)
+    chosen = range(len(source)) if indices is None else np.asarray(indices, np.int64)
+    rows = math.gcd(batch_size, ROWS)
+    examples = grain.MapDataset.source(chosen)
+    parts = examples.map(lambda i: read_sound(source, int(i), view)).batch(rows, batch_fn=_stack)
+    with closing(_ahead(parts, batch_size // rows, data.threads, data.workers)) as batches:
+        for batch in batches:
+            count = len(batch["images"])
+            filling = ((0, batch_size - count), (0, 0), (0, 0), (0, 0))
+            yield batch | {"images": np.pad(batch["images"], filling), "count": count}
 
 
-def _fill_ahead(
-    plans: Iterable[Plan], fill: Fill, shape: tuple[int, ...], threads: int
-) -> Generator[tuple[Plan, Images]]:
-    """Yields (plan, images) in the order of the plans; threads fill the next few meanwhile."""
-    tasks_per_batch = -(-shape[0] // ROWS)
-    ahead = 1 + -(-threads // tasks_per_batch)  # batches, so that no thread waits for work
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
-    pending = deque()
-
-    def oldest() -> tuple[Plan, Images]:
-        plan, images, tasks = pending.popleft()
-        for task in tasks:
-            task.result()
-        return plan, images
-
-    try:
-        for plan in plans:
-            # Always a new array: on a CPU the device may use this memory as it is.
-            images = np.zeros(shape, np.uint8)
-            parts = [slice(i, i + ROWS) for i in range(0, len(plan), ROWS)]
-            tasks = [pool.submit(fill, images[part], plan[part]) for part in parts]
-            pending.append((plan, images, tasks))
-            if len(pending) > ahead:
-                yield oldest()
-        while pending:
-            yield oldest()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _ahead(
+    parts: grain.MapDataset, parts_per_batch: int, threads: int, workers: int
+) -> grain.DatasetIterator:
+    """Iterates over batches of so many parts each, in order; the next two are made ahead."""
+    ahead = grain.ReadOptions(threads, prefetch_buffer_size=max(threads, 2 * parts_per_batch))
+    if workers:  # they share the work by parts
+        if not flags.FLAGS.is_parsed():  # Grain asks for its own, also where no command was given
+            flags.FLAGS.mark_as_parsed()
+        ahead = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
+    parts = parts.to_iter_dataset(ahead)
+    if workers:
+        buffered = -(-2 * parts_per_batch // workers)
+        parts = parts.mp_prefetch(grain.MultiprocessingOptions(workers, buffered))
+    return iter(parts.batch(parts_per_batch, batch_fn=_join))
 
 
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, length: int) -> Int64[np.ndarray, " length"]:
-    return Stream(seed, ORDER).at(epoch).permutation(length)
+def _stack(examples: Sequence[dict[str, Any]]) -> Batch:
+    stacked = {key: [example[key] for example in examples] for key in examples[0]}
+    return {
+        "images": np.stack(stacked["image"]),
+        "index": np.array(stacked["index"], np.int64),
+        "broken": np.array(stacked["broken"], np.int64),
+    }
+
+
+def _join(parts: Sequence[Batch]) -> Batch:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -37,29 +37,33 @@ class Probe:
             (train, config.data.train_split, config.probe.train_images),
             (test, config.data.test_split, config.probe.test_images),
         ):
-            if source.labels is None:
+            if not source.labelled:
                 raise UserError(
                     f"the images of split {split!r} have no labels to probe with:"
                     ' set data.test_split="" to train without probes'
                 )
-            index = np.arange(len(source))
+            index = np.arange(min(count, len(source)))
             if count < len(source):
-                index = np.sort(np.random.default_rng(config.seed).permutation(index)[:count])
-            self._splits.append((source, index, self._labels(source, split)[index]))
+                # Not a permutation of them all, of which there may be millions.
+                rng = np.random.default_rng(config.seed)
+                index = np.sort(rng.choice(len(source), count, replace=False, shuffle=False))
+            self._splits.append((source, index, self._labels(source, split, index)))
         check_probe_labels(self._splits[0][2])
 
-    def _labels(self, source: Source, split: str) -> np.ndarray:
+    def _labels(self, source: Source, split: str, index: np.ndarray) -> np.ndarray:
         """Labels as the first split numbers its classes: each source numbers its own."""
+        labels = source.labels(index)
         if self._classes is None:
             self._classes = source.classes
         if source.classes is None or source.classes == self._classes:
-            return source.labels
+            return labels
         if unknown := sorted(set(source.classes) - set(self._classes or ())):
             raise UserError(
                 f"split {split!r} has classes that {self._data.train_split!r} lacks:"
                 f" {', '.join(unknown[:5])}; give both the same class folders"
             )
-        return np.array([self._classes.index(name) for name in source.classes])[source.labels]
+        number = {name: label for label, name in enumerate(self._classes)}
+        return np.array([number[name] for name in source.classes], np.int32)[labels]
 
     def scores(self, model: ijepa.IJEPA, params: Any) -> dict[str, float]:
         """Accuracies {knn, linear} (0..1) of an encoder's pooled features."""
@@ -70,11 +74,23 @@ class Probe:
         return self._scores(pixel_features)
 
     def _scores(self, features) -> dict[str, float]:
-        train, test = (
-            (features(evaluation_batches(source, self._data, BATCH, index)), labels)
-            for source, index, labels in self._splits
-        )
+        train, test = (self._look(features, *split) for split in self._splits)
         return {
             "knn": knn_accuracy(*train, *test, neighbours=self._neighbours),
             "linear": linear_probe_accuracy(*train, *test),
         }
+
+    def _look(
+        self, features, source: Source, index: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features and labels of what can be read."""
+        used = []
+
+        def batches():
+            for batch in evaluation_batches(source, self._data, BATCH, index):
+                used.append(batch["index"])
+                yield batch
+
+        found = features(batches())
+        sound = np.concatenate(used) == index  # the others are replaced by their neighbours
+        return found[sound], labels[sound]

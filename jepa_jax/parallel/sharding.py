@@ -1,5 +1,6 @@
 """The mesh ('replica', 'fsdp', 'tensor') and the one table that says what is split along it."""
 
+import math
 import re
 from typing import Any
 
@@ -36,6 +37,14 @@ def make_mesh(shape: tuple[int, int, int]) -> Mesh:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Images go over 'replica' and 'fsdp'."""
     return NamedSharding(mesh, BATCH)
+
+
+def process_share(mesh: Mesh) -> tuple[int, int]:
+    """(k, n): the rows of a batch that this process feeds are the k-th of n equal parts."""
+    slices = math.prod(mesh.shape[axis] for axis in BATCH[0])
+    rows = batch_sharding(mesh).addressable_devices_indices_map((slices,)).values()
+    starts = sorted({row[0].indices(slices)[0] for row in rows})
+    return starts[0] // len(starts), slices // len(starts)
 
 
 def tree_sharding(tree: Any, mesh: Mesh) -> Any:

@@ -1,12 +1,15 @@
 """Batches of images and masks on the devices, for each step from a given one on."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
 from jepa_jax import masks
+from jepa_jax.data.broken import Broken
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.ijepa import Batch
 from jepa_jax.training.setup import purpose_key
@@ -19,19 +22,28 @@ def train_batches(
     seed: int,
     start: int,
     sharding: NamedSharding,
+    broken: Broken,
+    waiting: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Iterator[Batch]:
-    """Endless; what a step gets depends on the seed and the step alone."""
+    """Endless; what a step gets depends on the seed and the step alone.
+
+    The next batch is on its way to the devices while they work on one before it, since steps are
+    sent off ahead.
+
+    Args:
+      waiting: is entered while images are waited for.
+    """
     with masks.on_host():
         seed_key = purpose_key(seed, "masks")
-    images = loader.iterate(start)
-    try:
-        for step, batch in enumerate(images, start):
+    with closing(loader.iterate(start)) as images:
+        for step in itertools.count(start):
+            with waiting():
+                batch = next(images)
+            broken.note(batch)
             with masks.on_host():
                 key = jax.random.fold_in(seed_key, step)
-            drawn = masks.sample(key, spec, len(batch["images"]))
+            drawn = masks.sample(key, spec, loader.local_size, start=loader.first_row)
             yield _to_devices(Batch(batch["images"], drawn), sharding)
-    finally:
-        images.close()
 
 
 def _to_devices(batch: Batch, sharding: NamedSharding) -> Batch:

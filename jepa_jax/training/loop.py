@@ -1,6 +1,7 @@
 """The story of a run, from a config and a folder to a table of what was learned."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import math
@@ -12,11 +13,18 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
 from jepa_jax.config import mask_spec, mesh_shape
+from jepa_jax.data.broken import Broken
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import open_source
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.probe import Probe
-from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
+from jepa_jax.parallel.sharding import (
+    batch_sharding,
+    make_mesh,
+    process_share,
+    tree_sharding,
+)
 from jepa_jax.training.batches import train_batches
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 from jepa_jax.training.progress import Display, introduction, result_table
@@ -97,9 +105,16 @@ def train(config: ConfigDict, path: str) -> int:
 def prepare(config: ConfigDict, path: str) -> Run:
     """What is asked for, and whether it can be done."""
     validate(config, jax.device_count())
+    mesh = make_mesh(mesh_shape(config, jax.device_count()))
     source = open_source(config.data, config.data.train_split)
-    loader = TrainBatches(source, config.data, seed=config.seed, batch_size=config.train.batch_size)
-    workdir = Workdir(path)
+    loader = TrainBatches(
+        source,
+        config.data,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        shard=process_share(mesh),
+    )
+    workdir = Workdir(path, writes=jax.process_index() == 0)
     run = Run(
         config=config,
         loader=loader,
@@ -108,7 +123,7 @@ def prepare(config: ConfigDict, path: str) -> Run:
         total=total_steps(config, loader.steps_per_epoch),
         workdir=workdir,
         checkpoints=Checkpoints(workdir.path / "checkpoints", config.train.checkpoints_kept),
-        mesh=make_mesh(mesh_shape(config, jax.device_count())),
+        mesh=mesh,
     )
     workdir.claim(config)
     return run
@@ -136,17 +151,21 @@ def steps(
         donate_argnums=1,
         out_shardings=(run.sharding, None),
     )
+    share, view = config.data.broken_share, EvalView.of(config.data)
+    broken = Broken(run.loader.source, share, view, display.say)
+    rate = Rate(every.batch_size)
     batches = train_batches(
         run.loader,
         mask_spec(config),
         seed=config.seed,
         start=start,
         sharding=batch_sharding(run.mesh),
+        broken=broken,
+        waiting=rate.waiting,
     )
     probe_every = 0
     if run.probe and config.probe.every_epochs:
         probe_every = max(1, round(config.probe.every_epochs * run.loader.steps_per_epoch))
-    rate = Rate(every.batch_size)
     step = start
     while step < run.total and not stop:
         batch = next(batches)
@@ -162,7 +181,7 @@ def steps(
         if logging or saving:
             numbers = _finite(metrics, step)  # never save what has diverged
         if logging:
-            row = {"step": step, **numbers, "images_per_second": rate.measure()}
+            row = {"step": step, **numbers, **rate.measure(), "broken_images": len(broken)}
             run.workdir.append(row)
             display.update(row)
         if saving:
@@ -209,7 +228,15 @@ class Rate:
         self.restart()
 
     def restart(self) -> None:
-        self._steps, self._since = 0, time.monotonic()
+        self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Around what may keep the devices waiting: counts if they had no work at its end."""
+        begin = time.monotonic()
+        yield
+        if not self._running or self._running[-1].is_ready():
+            self._waited += time.monotonic() - begin
 
     def tick(self, result: jax.Array) -> None:
         """Counts a step, and waits for those that were sent off too long ago."""
@@ -222,12 +249,21 @@ class Rate:
             result.block_until_ready()
             self.restart()
 
-    def measure(self) -> float | None:
-        """Since the last restart; None if no step was made since."""
+    def measure(self) -> dict[str, float | None]:
+        """Since the last restart; None if no step was made since.
+
+        Returns:
+          images_per_second: of the whole run.
+          input_wait: share of the time in which the devices waited for images, at most.
+        """
         if not self._steps:
-            return None
+            return {"images_per_second": None, "input_wait": None}
         self._running[-1].block_until_ready()
-        return self._batch_size * self._steps / (time.monotonic() - self._since)
+        elapsed = time.monotonic() - self._since
+        return {
+            "images_per_second": self._batch_size * self._steps / elapsed,
+            "input_wait": self._waited / elapsed,
+        }
 
 
 def _finite(metrics: ijepa.Metrics, step: int) -> dict[str, float]:

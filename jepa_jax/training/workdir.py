@@ -15,15 +15,21 @@ FREE = (
     "probe.",
     "mesh.",
     "data.threads",
+    "data.workers",
+    "data.broken_share",
     "data.test_split",
     "data.eval_crop",
 )
 
 
 class Workdir:
-    """Reads and writes a run's files. `metrics.jsonl` never holds a step twice."""
+    """Reads and writes a run's files. `metrics.jsonl` never holds a step twice.
 
-    def __init__(self, path: epath.PathLike):
+    Args:
+      writes: false for all but one of the processes that share the folder.
+    """
+
+    def __init__(self, path: epath.PathLike, writes: bool = True):
         self.path = epath.Path(path).expanduser()
         if not str(path):
             raise UserError("--workdir is empty: give a folder")
@@ -34,6 +40,7 @@ class Workdir:
         except OSError as error:
             raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
         self._metrics = self.path / "metrics.jsonl"
+        self._writes = writes
 
     def claim(self, config: ConfigDict) -> None:
         """Stores the config of a new run, or compares it with the stored one.
@@ -58,12 +65,13 @@ class Workdir:
                     f"{self.path} holds a run of another config ({'; '.join(changed)}):"
                     " take another --workdir, or the stored values"
                 )
-        _write(file, config.to_json(indent=2) + "\n")
+        self._write(file, config.to_json(indent=2) + "\n")
 
     def append(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if self._writes:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def amend(self, step: int, values: dict[str, Any]) -> None:
         """Adds values to the line of a step in metrics.jsonl."""
@@ -86,7 +94,7 @@ class Workdir:
         self._write_rows([row for row in self.rows() if row["step"] <= step])
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        _write(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        self._write(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def results(self) -> dict[str, Any] | None:
         """What a finished run found, or None."""
@@ -95,14 +103,15 @@ class Workdir:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Stores what a finished run found."""
-        _write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
+        self._write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
 
-
-def _write(file: epath.Path, text: str) -> None:
-    """Either the old text or the new one is there, whenever the process dies."""
-    temporary = file.with_name(f"{file.name}.new")
-    temporary.write_text(text)
-    temporary.replace(file)
+    def _write(self, file: epath.Path, text: str) -> None:
+        """Either the old text or the new one is there, whenever the process dies."""
+        if not self._writes:
+            return
+        temporary = file.with_name(f"{file.name}.new")
+        temporary.write_text(text)
+        temporary.replace(file)
 
 
 def _differences(old: Any, new: Any, key: str = ""):

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from jepa_jax.data.decoding import decode
 from jepa_jax.data.sources import Example
-from jepa_jax.data.transforms import decode
 from jepa_jax.errors import UserError
 
 # Pillow's names, and what they are here; others become png.

@@ -155,20 +155,23 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """Opens the source and shares its examples out, in an order that mixes the classes.
+    """Opens the source and shares its examples out, in the source's order.
+
+    So a run gets the same batches from the data set as from the source: the loader shuffles.
 
     Raises:
       UserError: for what can't be read, or can't be meant.
     """
     sources = {name: open_source(request.data, name) for name in request.splits}
-    orders = {name: _shuffled(len(source)) for name, source in sources.items()}
+    orders = {name: np.arange(len(source)) for name, source in sources.items()}
     if request.held_out:
         [(name, source)] = sources.items()
         count = max(1, round(request.held_out * len(source)))
         if count >= len(source):
             raise UserError(f"--held_out={request.held_out:g} leaves none of {len(source)} images")
         sources[HELD_OUT] = source
-        orders = {name: orders[name][count:], HELD_OUT: orders[name][:count]}
+        held_out = _some(len(source), count)
+        orders = {name: np.delete(orders[name], held_out), HELD_OUT: held_out}
 
     each = {source.classes for source in sources.values() if source.classes is not None}
     if any(set(classes) <= SPLITS for classes in each):
@@ -204,7 +207,7 @@ def make_plan(request: Request) -> Plan:
 
 
 class _Sample:
-    """A look at the first examples in an order, which are some at random.
+    """A look at some examples of an order, at random.
 
     Attributes:
       size: mean bytes of an image as it will be stored.
@@ -214,7 +217,7 @@ class _Sample:
     def __init__(self, source: Source, order: Int64[np.ndarray, " n"], encoding: Encoding):
         self.labelled, self.grey = source.classes is not None, True
         sizes, digest = [], hashlib.sha256(repr(source.classes).encode())
-        for index in order[:SAMPLE].tolist():
+        for index in order[_some(len(order), SAMPLE)].tolist():
             try:
                 image, label, name = example = source[index]
                 digest.update(os.fsencode(f"{name} {label} "))
@@ -228,8 +231,10 @@ class _Sample:
         self.digest = digest.hexdigest()[:16]
 
 
-def _shuffled(length: int) -> Int64[np.ndarray, " length"]:
-    return np.random.default_rng(0).permutation(length)
+def _some(length: int, count: int) -> Int64[np.ndarray, " k"]:
+    """So many of 0, …, length - 1 at random (all, if they are fewer), sorted."""
+    drawn = np.random.default_rng(0).choice(length, min(count, length), replace=False)
+    return np.sort(drawn)
 
 
 def _beside(template: str) -> str:

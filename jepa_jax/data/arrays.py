@@ -1,0 +1,85 @@
+"""Images that are all in memory: scikit-learn's digits, and npz files."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from jepa_jax.data.protocol import Example, Indices, Labels
+from jepa_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images in an array, with or without the label of each."""
+
+    name: str
+    images: UInt8[np.ndarray, "n H W C"]
+    label_of_each: Labels | None = None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        return self.label_of_each is not None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        label = int(self.label_of_each[index]) if self.labelled else None
+        return Example(self.images[index], label, f"{self.name}[{index}]")
+
+    def labels(self, indices: Indices) -> Labels:
+        return self.label_of_each[indices]
+
+
+def open_digits(data: ConfigDict, split: str) -> ArraySource:
+    """scikit-learn's digits: every fifth is held out."""
+    from sklearn.datasets import load_digits  # takes a second
+
+    if split not in (data.train_split, data.test_split):
+        splits = f"{data.train_split!r} and {data.test_split!r}"
+        raise UserError(f"digits have no split {split!r}: the config names {splits}")
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    is_test = np.arange(len(images)) % 5 == 0
+    keep = is_test if split == data.test_split else ~is_test
+    classes = tuple(str(name) for name in digits.target_names)
+    return ArraySource("digits", images[keep], digits.target[keep].astype(np.int32), classes)
+
+
+def open_npz(path: Path) -> ArraySource:
+    """The `images`, and the `labels` if there are any, of an npz file."""
+    try:
+        # Opened here, since np.load leaves a file open that it can't make sense of.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            keys = file.files
+            arrays = {key: file[key] for key in ("images", "labels") if key in keys}
+    except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        message = f"{path} isn't a whole npz file of plain arrays: make it with np.savez"
+        raise UserError(message) from error
+    if "images" not in arrays:
+        raise UserError(f"{path} has no array 'images', only {keys}: rename the one that is meant")
+    images, labels = arrays["images"], arrays.get("labels")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
+        raise UserError(
+            f"{path}: images must be uint8 (n, H, W) or (n, H, W, C), none of them 0, "
+            f"but are {images.dtype} {images.shape}"
+        )
+    if labels is not None:
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(
+                f"{path}: labels must be integers, one for each of the {len(images)} images, "
+                f"but are {labels.dtype} {labels.shape}"
+            )
+        if not 0 <= labels.min() <= labels.max() < 2**31:
+            raise UserError(
+                f"{path}: labels must be from 0 to {2**31 - 1}, but go from {labels.min()} to "
+                f"{labels.max()}: number the classes from 0, or leave `labels` out"
+            )
+        labels = labels.astype(np.int32)
+    return ArraySource(str(path), images if images.ndim == 4 else images[..., None], labels)

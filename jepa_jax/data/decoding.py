@@ -1,0 +1,204 @@
+"""From a file's bytes, or an array, to the pixels that a viewer would show.
+
+The header of a file says how large its picture is. So `decode_box` first asks which part of it is
+wanted, and then decodes a JPEG no finer than that part needs.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from PIL.Image import Resampling, Transpose
+from PIL.JpegImagePlugin import JpegImageFile
+
+from jepa_jax.data.sources import Example
+from jepa_jax.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MODES = {1: "L", 3: "RGB"}  # channels -> what Pillow calls it
+FILTERS = {"bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC}
+
+# Of a decoded picture: a third of a GiB as Pillow holds it. Pillow's own limit has this value too,
+# but is a global that any program may change, and only warns.
+MAX_PIXELS = 2**30 // 12
+
+# EXIF orientation -> what sets it right, and whether the result is mirrored in x and in y.
+TURNS = {
+    2: (Transpose.FLIP_LEFT_RIGHT, (1, 0)),
+    3: (Transpose.ROTATE_180, (1, 1)),
+    4: (Transpose.FLIP_TOP_BOTTOM, (0, 1)),
+    5: (Transpose.TRANSPOSE, (0, 0)),
+    6: (Transpose.ROTATE_270, (1, 0)),
+    7: (Transpose.TRANSVERSE, (1, 1)),
+    8: (Transpose.ROTATE_90, (0, 1)),
+}
+
+Pixels = UInt8[np.ndarray, "height width C"]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def decode(example: Example, channels: int) -> Pixels:
+    """The pixels of one example, uint8 (H, W, channels), as a viewer would show them.
+
+    Files are turned as their EXIF orientation says, transparent ones laid over white, 16-bit
+    ones scaled down to 8; of an animation the first picture counts; colour profiles are left
+    out. Grey and RGB become each other as `channels` (1 or 3) asks; an array with other channels
+    must have as many already.
+
+    Raises UserError, which names the example, for what can't be read (what is cut short or
+    damaged included), is larger than `MAX_PIXELS` or has other channels.
+    """
+    if isinstance(example.image, np.ndarray):
+        return _array(example, channels)
+    with _named(example):
+        return _pixels(_File(example, channels).load())
+
+
+def decode_box(
+    example: Example,
+    channels: int,
+    choose: Callable[[int, int], Box],
+    size: tuple[int, int],
+    interpolation: str,
+) -> Pixels:
+    """The box `choose(height, width)` of one example, resized to `size` (height, width).
+
+    It equals Pillow's `resize` of that box of the decoded picture; it may lie between pixels.
+    But where the box of a JPEG has at least 2, 4 or 8 times the pixels of `size` both ways, the
+    file is decoded at 1/2, 1/4 or 1/8 of its size: many times faster, and nearly the same.
+
+    Raises UserError as `decode` does, except that only what is decoded counts for `MAX_PIXELS`.
+    """
+    filter = FILTERS[interpolation]
+    if isinstance(example.image, np.ndarray):
+        pixels = _array(example, channels)
+        height, width = pixels.shape[:2]
+        box = choose(height, width)
+        if (height, width) == size and box == (0, 0, width, height):
+            return pixels
+        return through_pillow(pixels, lambda image: image.resize(size[::-1], filter, box))
+    with _named(example):
+        file = _File(example, channels)
+    box = left, top, right, bottom = choose(file.height, file.width)
+    spare = min((bottom - top) / size[0], (right - left) / size[1])
+    scale = max(scale for scale in file.scales if scale <= max(1, spare))
+    with _named(example):
+        image = file.load(scale)
+    return _pixels(image.resize(size[::-1], filter, file.reduced(box, scale)))
+
+
+def through_pillow(pixels: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
+    """What `change` makes of an RGB image, or else of each channel by itself."""
+    if pixels.shape[2] == 3:
+        return _pixels(change(Image.fromarray(pixels)))
+    planes = [change(Image.fromarray(plane)) for plane in np.moveaxis(pixels, 2, 0)]
+    return np.stack(planes, axis=2)
+
+
+class _File:
+    """The picture in a file. Of a JPEG only the header is read, until it is loaded."""
+
+    def __init__(self, example: Example, channels: int):
+        if channels not in MODES:
+            name = example.name
+            raise UserError(f"{name} is a file: data.channels must be 1 or 3, not {channels}")
+        self._mode, self._image = MODES[channels], (image := _open(example.image))
+        if image.mode in ("I", "F"):
+            raise UserError(f"{example.name} has 32-bit pixels: save it with 8 bits a channel")
+        is_jpeg = isinstance(image, JpegImageFile)
+        self.scales = (1, 2, 4, 8) if is_jpeg else (1,)
+        # Whatever the scale, libjpeg holds the coefficients of a whole progressive picture.
+        if not is_jpeg or "progressive" in image.info:
+            _check_size(image)
+        if not is_jpeg:
+            image.load()  # now, since the orientation may stand behind the pixels
+        orientation = _orientation(image)
+        self._turn, self._mirrors = TURNS.get(orientation, (None, (0, 0)))
+        width, height = image.size
+        self.height, self.width = (width, height) if orientation > 4 else (height, width)
+
+    def load(self, scale: int = 1) -> Image.Image:
+        """The picture at 1 / scale of its size, rounded up. Once only."""
+        image = self._image
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
+        _check_size(image)
+        image.load()
+        image = _opaque(image)
+        image = image if image.mode == self._mode else image.convert(self._mode)
+        return image if self._turn is None else image.transpose(self._turn)
+
+    def reduced(self, box: Box, scale: int) -> Box:
+        """The same box in the picture that `load(scale)` gives."""
+        # Its last pixel is but a part of one, where the scale doesn't divide the size. Where the
+        # orientation mirrors the picture, this is the first one.
+        x, y = self._mirrors[0] * (-self.width % scale), self._mirrors[1] * (-self.height % scale)
+        left, top, right, bottom = box
+        return (left + x) / scale, (top + y) / scale, (right + x) / scale, (bottom + y) / scale
+
+
+def _open(file: bytes) -> Image.Image:
+    """As `Image.open`, which would refuse a large JPEG that needn't be decoded as large."""
+    Image.init()
+    for opens, accepts in map(Image.OPEN.get, FORMATS):
+        if accepts(file[:16]) is True:  # else False, or why it can't be read here
+            return opens(io.BytesIO(file), "")
+    raise Image.UnidentifiedImageError
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(0x0112)
+        return found if found in TURNS else 1
+    except Exception:  # damaged EXIF data keeps nobody from seeing the picture
+        return 1
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """With 8 bits a channel and nothing transparent."""
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 is 255
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _array(example: Example, channels: int) -> Pixels:
+    pixels, has = example.image, example.image.shape[2]
+    if has == channels:
+        return pixels
+    if has not in MODES or channels not in MODES:
+        message = f"{example.name} has {has} channels: set data.channels, now {channels}"
+        raise UserError(message)
+    if has == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return _pixels(Image.fromarray(pixels).convert("L"))
+
+
+@contextlib.contextmanager
+def _named(example: Example) -> Iterator[None]:
+    """Turns whatever is wrong with a file into one line that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{example.name} has too many pixels: shrink it or remove it") from error
+    except Exception as error:  # Pillow raises all kinds of them on a broken file
+        message = f"{example.name} can't be read as an image: remove or replace it"
+        raise UserError(message) from error
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]

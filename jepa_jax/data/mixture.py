@@ -1,0 +1,98 @@
+"""Sources mixed by weight: what a recipe writes in `data.mixture`, and the source it makes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jepa_jax.data.joined import JoinedSource
+from jepa_jax.data.protocol import Example, Indices, Labels, Source
+from jepa_jax.errors import UserError, did_you_mean
+
+# What a part may say otherwise than `data` does; `weight`, by default 1, is its alone.
+KEYS = ("source", "path", "name", "image_key", "label_key", "train_split", "test_split")
+
+
+class Part(NamedTuple):
+    """One part of a mixture: a section `data` of its own, and its weight."""
+
+    data: ConfigDict
+    weight: float
+
+
+def parts(data: ConfigDict) -> list[Part]:
+    """The parts that `data.mixture` names. What is wrong with it raises UserError."""
+    if not data.mixture:
+        raise UserError(
+            'data.mixture is empty: list its parts, as in ({"source": "folder", "path": '
+            '"photos/{split}", "weight": 2.0}, …)'
+        )
+    return [_part(data, given, f"data.mixture[{i}]") for i, given in enumerate(data.mixture)]
+
+
+def _part(data: ConfigDict, given: dict, where: str) -> Part:
+    if not isinstance(given, dict | ConfigDict):
+        raise UserError(f"{where} is {given!r}: write a dict such as " + '{"source": "digits"}')
+    weight = given.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
+        raise UserError(f"{where} has the weight {weight!r}: make it a number above 0")
+    own = data.copy_and_resolve_references()
+    own.mixture = ()
+    for key, value in given.items():
+        if key not in (*KEYS, "weight"):
+            message = f"{where} has no key {key!r}: its keys are {', '.join((*KEYS, 'weight'))}"
+            raise UserError(message + did_you_mean(key, (*KEYS, "weight")))
+        if key != "weight":
+            if not isinstance(value, str):
+                raise UserError(f"{where}: {key} is {value!r} but must be a text")
+            own[key] = value
+    if own.source == "mixture":
+        raise UserError(f"{where} has no source of its own: add one, as in " + '"source": "folder"')
+    return Part(own, weight)
+
+
+@dataclass(frozen=True)
+class StretchedSource:
+    """A source gone through evenly until there are `length` examples, in its order.
+
+    Each comes equally often, or once more; those that do are spread over the whole of it.
+    """
+
+    source: Source
+    length: int
+
+    @property
+    def labelled(self) -> bool:
+        return self.source.labelled
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        index = range(self.length)[index]
+        return self.source[index * len(self.source) // self.length]
+
+    def labels(self, indices: Indices) -> Labels:
+        indices = np.asarray(indices, np.int64)
+        return self.source.labels(indices * len(self.source) // self.length)
+
+
+def mixed(sources: Sequence[Source], weights: Sequence[float]) -> JoinedSource:
+    """A source that each makes up a share of, in proportion to its weight.
+
+    It is as long as it takes to see every image of all of them once: those that have a larger
+    weight than their size repeat. Labels go by class name; sources without them leave it
+    unlabelled.
+    """
+    longest = max(len(source) / weight for source, weight in zip(sources, weights, strict=True))
+    stretched = [
+        StretchedSource(source, max(len(source), round(longest * weight)))
+        for source, weight in zip(sources, weights, strict=True)
+    ]
+    return JoinedSource(stretched, labelled=all(source.classes for source in sources))

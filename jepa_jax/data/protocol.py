@@ -1,0 +1,37 @@
+"""What a source of images is: a random-access list of examples, labelled or not."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+Indices = Int[np.ndarray, " n"]
+Labels = Int32[np.ndarray, " n"]
+
+
+class Example(NamedTuple):
+    """One image as it is stored; `name` says in error messages which."""
+
+    image: UInt8[np.ndarray, "H W C"] | bytes  # pixels, or a file's bytes
+    label: int | None
+    name: str
+
+
+class Source(Protocol):
+    """Examples by index. Reading from several threads is safe, and a source can be pickled.
+
+    Nothing is decoded here. A source may hold millions of records, so that no label is known
+    before somebody asks for it: those of chosen examples are cheap in memory and in folders, and
+    cost reading the records elsewhere.
+    """
+
+    labelled: bool  # whether all examples have a label; otherwise none has
+    classes: tuple[str, ...] | None  # the labels' names, where known
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def labels(self, indices: Indices) -> Labels:
+        """The labels of the examples at `indices`. Only for a labelled source."""
+        ...

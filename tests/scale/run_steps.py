@@ -1,0 +1,73 @@
+"""One process of several that train together: prints each step's loss and images, exactly.
+
+    run_steps.py WORKDIR PROCESS PROCESSES PORT LAST_STEP
+
+Goes on after the newest checkpoint in WORKDIR and leaves one after LAST_STEP.
+"""
+
+import hashlib
+import sys
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jepa_jax import ijepa
+from jepa_jax.config import defaults, mask_spec
+from jepa_jax.data.broken import Broken
+from jepa_jax.parallel.sharding import batch_sharding
+from jepa_jax.training import loop
+from jepa_jax.training.batches import train_batches
+
+
+def tiny() -> ConfigDict:
+    c = defaults()
+    c.data.source = "digits"
+    c.data.test_split = ""
+    c.data.image_size = (16, 16)
+    c.data.channels = 1
+    c.data.mean, c.data.std = (0.3,), (0.4,)
+    c.data.threads = 1
+    c.model.patch_size = 4
+    c.model.width, c.model.depth, c.model.heads = 16, 2, 2
+    c.model.dtype = "float32"
+    c.predictor.width, c.predictor.depth = 8, 1
+    c.train.batch_size = 32
+    c.train.epochs = 1.0
+    c.train.warmup_epochs = 0.1
+    c.mesh.fsdp = 2
+    return c
+
+
+def main(workdir: str, last: int):
+    run = loop.prepare(tiny(), workdir)
+    state, start = loop.restore(run)
+    step = jax.jit(
+        ijepa.train_step, static_argnums=0, donate_argnums=1, out_shardings=(run.sharding, None)
+    )
+    everywhere = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(run.mesh, jax.P()))
+    batches = train_batches(
+        run.loader,
+        mask_spec(run.config),
+        seed=run.config.seed,
+        start=start,
+        sharding=batch_sharding(run.mesh),
+        broken=Broken(run.loader.source, 0.0, lambda example: None, print),
+    )
+    for number in range(start, last):
+        batch = next(batches)
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(everywhere(batch)):
+            digest.update(np.asarray(leaf).tobytes())
+        state, metrics = step(run.model, state, batch)
+        print("STEP", number, float(metrics.loss).hex(), digest.hexdigest(), flush=True)
+    batches.close()
+    run.checkpoints.save(last, state)
+    run.checkpoints.wait()
+
+
+if __name__ == "__main__":
+    process, processes, port, last = map(int, sys.argv[2:])
+    # A single process too: sums over devices then run in the same order, by the same library.
+    jax.distributed.initialize(f"localhost:{port}", processes, process)
+    main(sys.argv[1], last)

@@ -1,0 +1,43 @@
+"""The benchmarks run and count; what they find is not tested."""
+
+import importlib.util
+
+import pytest
+
+from jepa_jax.benchmark.data import compare, report
+from jepa_jax.config import defaults
+from jepa_jax.errors import UserError
+
+
+@pytest.fixture
+def config():
+    c = defaults()
+    c.data.source = "digits"
+    c.data.test_split = "test"
+    c.data.channels = 1
+    c.data.image_size = (32, 32)
+    return c
+
+
+SHORT = {"images": 8, "workers": 1, "seconds": 0.5, "rounds": 1}
+
+
+def test_our_input_is_measured(config, tmp_path, capsys):
+    (row,) = compare(config, tmp_path, peer=False, **SHORT)
+    assert row["contender"] == "jepa_jax"
+    assert row["images_per_second"] > 0
+    assert row["worker_mb"] > 10
+    report([row], workers=1)
+    assert "jepa_jax" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+def test_the_peer_takes_turns_with_ours(config, tmp_path):
+    rows = compare(config, tmp_path, peer=True, **SHORT)
+    assert [row["contender"] for row in rows] == ["jepa_jax", "torch", "torch uint8"]
+
+
+def test_a_missing_peer_is_told_in_a_line(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("jepa_jax.benchmark.data.PEER", tmp_path / "nowhere.py")
+    with pytest.raises(UserError, match=r"torch failed: .*nowhere\.py"):
+        compare(config, tmp_path, peer=True, **SHORT)

@@ -1,0 +1,97 @@
+"""Unreadable examples: replaced, counted, named once, and too many stop the run."""
+
+import numpy as np
+import pytest
+
+from jepa_jax.data.broken import Broken, read_sound
+from jepa_jax.data.sources import Example
+from jepa_jax.errors import UserError
+
+LENGTH = 200
+
+
+class Source:
+    classes = None
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def __len__(self):
+        return LENGTH
+
+    def __getitem__(self, index):
+        return Example(index, None, f"image {index}")
+
+    def view(self, example):
+        if example.image in self.broken:
+            raise UserError(f"{example.name} is damaged")
+        return example.image
+
+
+def read(source, *indices):
+    rows = [read_sound(source, index, source.view) for index in indices]
+    return {key: np.array([row[key] for row in rows]) for key in ("index", "broken")}
+
+
+def account(source, share=0.1):
+    lines = []
+    return Broken(source, share, source.view, lines.append), lines
+
+
+def test_sound_examples_are_read_as_they_are():
+    source = Source(broken={3})
+    assert read_sound(source, 5, source.view) == {"image": 5, "index": 5, "broken": -1}
+
+
+def test_the_next_sound_example_takes_the_place():
+    source = Source(broken={3, 4, LENGTH - 1})
+    assert read_sound(source, 3, source.view) == {"image": 5, "index": 5, "broken": 3}
+    assert read_sound(source, LENGTH - 1, source.view)["index"] == 0
+
+
+def test_a_hundred_in_a_row_are_too_many():
+    source = Source(broken=set(range(10, 110)))
+    with pytest.raises(UserError, match="100 images in a row can't be used: image 10 is damaged"):
+        read_sound(source, 10, source.view)
+    assert read_sound(source, 11, source.view)["index"] == 110
+
+
+def test_each_is_named_once():
+    source = Source(broken={3, 4, 7})
+    broken, lines = account(source)
+    for _ in range(2):
+        broken.note(read(source, 1, 3, 7, 4))
+    assert len(broken) == 3
+    assert [line.split(";")[0] for line in lines] == [
+        "image 3 is damaged",
+        "image 4 is damaged",
+        "image 7 is damaged",
+    ]
+
+
+def test_a_row_of_them_may_go_over_the_end():
+    source = Source(broken={LENGTH - 1, 0, 1})
+    broken, lines = account(source)
+    broken.note(read(source, LENGTH - 1))
+    assert len(broken) == len(lines) == 3
+
+
+def test_one_that_can_be_read_again_is_named_too():
+    source = Source(broken={3})
+    broken, lines = account(source)
+    batch = read(source, 3)
+    source.broken.clear()
+    broken.note(batch)
+    assert lines == ["image 3 could not be read, but can now; the next image takes its place"]
+
+
+def test_more_than_the_share_stops_with_the_list():
+    source = Source(broken={3, 5, 7})
+    broken, _ = account(source, share=2 / LENGTH)
+    broken.note(read(source, 3, 5))
+    with pytest.raises(
+        UserError,
+        match=r"3 of 200 images .* data\.broken_share=0\.01 allows: "
+        r"image 3 is damaged; image 5 is damaged; image 7 is damaged",
+    ):
+        broken.note(read(source, 7))
