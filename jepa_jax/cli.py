@@ -9,8 +9,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jepa_jax.errors import UserError
-
-WRONG_INPUT = 2  # exit code
+from jepa_jax.exits import WRONG_INPUT
 
 
 def config_flag() -> flags.FlagHolder:

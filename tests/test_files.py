@@ -13,24 +13,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
-
-
-def settings(source, path=""):
-    return ConfigDict(
-        {"source": source, "path": str(path), "train_split": "train", "test_split": "val"}
-    )
-
-
-def read(path, source="folder", split="train"):
-    return open_source(settings(source, path), split)
-
-
-def labels(source):
-    return source.labels(np.arange(len(source))).tolist()
+from tests.opening import labels, read, settings
 
 
 def contents(source):

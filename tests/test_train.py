@@ -11,30 +11,17 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.training import loop
 from jepa_jax.training.loop import FINISHED, STOPPED, train
+from tests.tiny import tiny as recipe
 
 STEPS = 12
 
 
 def tiny() -> ConfigDict:
-    c = defaults()
-    c.data.source = "digits"
-    c.data.test_split = "test"
-    c.data.image_size = (8, 8)
-    c.data.channels = 1
-    c.data.eval_crop = 1.0
-    c.data.mean, c.data.std = (0.3,), (0.4,)
-    c.data.threads = 1
-    c.model.patch_size = 2
-    c.model.width, c.model.depth, c.model.heads = 16, 1, 2
-    c.model.dtype = "float32"
-    c.predictor.width, c.predictor.depth = 8, 1
-    c.train.batch_size = 64
+    c = recipe()
     c.train.epochs = STEPS / 22  # 1,437 images are 22 batches
-    c.train.warmup_epochs = 0.1
     c.train.log_every = 1
     c.train.checkpoint_every = 5
     c.probe.every_epochs = 5 / 22

@@ -3,6 +3,7 @@
 `os.pread` moves no file position, so that threads and forked processes may share an open file.
 """
 
+import abc
 import os
 import posixpath
 import re
@@ -25,7 +26,7 @@ COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 Members = Iterator[tuple[str, tuple[int, ...]]]  # name, and what it takes to read it
 
 
-class Archive:
+class Archive(abc.ABC):
     """The images in one file. `names` are those of its members, sorted."""
 
     def __init__(self, path: Path):
@@ -58,8 +59,9 @@ class Archive:
             message = f"{name} is damaged: copy or download the {self.path.suffix[1:]} file again"
             raise UserError(message) from error
 
+    @abc.abstractmethod
     def _find(self) -> Members:
-        raise NotImplementedError
+        """The images in it."""
 
     def _read(self, start: int, size: int) -> bytes:
         data = os.pread(self._file, size, start)

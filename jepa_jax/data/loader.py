@@ -137,24 +137,21 @@ def _ahead(
     parts: grain.MapDataset, parts_per_batch: int, threads: int, workers: int
 ) -> grain.DatasetIterator:
     """Iterates over batches of so many parts each, in order; the next two are made ahead."""
-    ahead = grain.ReadOptions(threads, prefetch_buffer_size=max(threads, 2 * parts_per_batch))
+    ahead = 2 * threads if workers else max(threads, 2 * parts_per_batch)
+    parts = parts.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=ahead))
     if workers:  # they share the work by parts
         if not flags.FLAGS.is_parsed():  # Grain asks for its own, also where no command was given
             flags.FLAGS.mark_as_parsed()
-        ahead = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
-    parts = parts.to_iter_dataset(ahead)
-    if workers:
         buffered = -(-2 * parts_per_batch // workers)
         parts = parts.mp_prefetch(grain.MultiprocessingOptions(workers, buffered))
     return iter(parts.batch(parts_per_batch, batch_fn=_join))
 
 
 def _stack(examples: Sequence[dict[str, Any]]) -> Batch:
-    stacked = {key: [example[key] for example in examples] for key in examples[0]}
     return {
-        "images": np.stack(stacked["image"]),
-        "index": np.array(stacked["index"], np.int64),
-        "broken": np.array(stacked["broken"], np.int64),
+        "images": np.stack([example["image"] for example in examples]),
+        "index": np.array([example["index"] for example in examples], np.int64),
+        "broken": np.array([example["broken"] for example in examples], np.int64),
     }
 
 

@@ -37,26 +37,25 @@ def survey(source: Source, indices: Sequence[int], channels: int, threads: int) 
       UserError: if none of them can be read.
     """
 
-    def look(index: int) -> tuple:
+    def look(index: int) -> tuple | str:
         try:
             example = source[int(index)]
             raw = example.image
             digest = hashlib.sha256(raw if isinstance(raw, bytes) else raw.tobytes()).digest()
             pixels = decode(example, channels)
         except UserError as error:
-            return str(error), None, None, None, None, None, None
+            return str(error)
         values = pixels.reshape(-1, channels) / np.float32(255)
         moments = values.mean(0), np.square(values).mean(0)
-        return None, example.name, example.label, digest, pixels.shape[:2], *moments
+        return example.name, example.label, digest, pixels.shape[:2], *moments
 
     ahead = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
-    # A function that gives None would be left out by Grain, and so could not be counted.
     looks = list(grain.MapDataset.source(indices).map(look).to_iter_dataset(ahead))
-    broken = [problem for problem, *_ in looks if problem]
-    sound = [look for look in looks if not look[0]]
+    broken = [look for look in looks if isinstance(look, str)]
+    sound = [look for look in looks if not isinstance(look, str)]
     if not sound:
         raise UserError(f"none of {len(looks)} images can be read, the first: {broken[0]}")
-    _, names, labels, digests, shapes, means, squares = zip(*sound, strict=True)
+    names, labels, digests, shapes, means, squares = zip(*sound, strict=True)
     height, width = np.array(shapes, np.float64).T
     mean = np.mean(means, 0)
     return Survey(

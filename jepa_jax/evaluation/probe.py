@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from jepa_jax import ijepa
 from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import Source, open_source
+from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_labels
 from jepa_jax.evaluation.features import pixel_features, pooled_features
@@ -42,11 +43,7 @@ class Probe:
                     f"the images of split {split!r} have no labels to probe with:"
                     ' set data.test_split="" to train without probes'
                 )
-            index = np.arange(min(count, len(source)))
-            if count < len(source):
-                # Not a permutation of them all, of which there may be millions.
-                rng = np.random.default_rng(config.seed)
-                index = np.sort(rng.choice(len(source), count, replace=False, shuffle=False))
+            index = subset(len(source), count, config.seed)
             self._splits.append((source, index, self._labels(source, split, index)))
         check_probe_labels(self._splits[0][2])
 

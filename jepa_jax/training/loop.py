@@ -19,6 +19,7 @@ from jepa_jax.data.sources import open_source
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.probe import Probe
+from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.parallel.sharding import (
     batch_sharding,
     make_mesh,
@@ -34,7 +35,6 @@ from jepa_jax.training.workdir import Workdir
 from jepa_jax.validation import validate
 from jepa_jax.visualize.run import draw_run
 
-FINISHED, STOPPED = 0, 75  # exit codes; 75 is what sysexits.h calls a temporary failure
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices
 
 

@@ -1,35 +1,26 @@
 """How far a run is: a live bar on a terminal, plain lines when the output goes elsewhere."""
 
-import sys
 import time
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import RenderableType
 from rich.table import Table
 
+from jepa_jax import console
 from jepa_jax.config import architecture
+from jepa_jax.console import new_console, progress_bar
 
 
 class Display:
     """Shows the steps of a run; to be used as a context."""
 
     def __init__(self, total: int, start: int):
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = new_console()
         self.total = total
         self._start, self._begun = start, time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[values]}"),
-            TextColumn("[dim]left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        self._bar = progress_bar(self.console, "step")
         self._task = self._bar.add_task("", total=total, completed=start, values="compiling")
 
     def __enter__(self):
@@ -63,8 +54,7 @@ class Display:
 
     def say(self, text: RenderableType) -> None:
         """A line, or a table."""
-        self.console.print(text, markup=False)
-        sys.stdout.flush()
+        console.say(self.console, text)
 
 
 def _clock(seconds: float) -> str:

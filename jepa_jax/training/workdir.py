@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from jepa_jax.atomic import write_text
 from jepa_jax.errors import UserError
 
 # What may change between two starts of one run: it has no say in what is learned.
@@ -106,12 +107,8 @@ class Workdir:
         self._write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
 
     def _write(self, file: epath.Path, text: str) -> None:
-        """Either the old text or the new one is there, whenever the process dies."""
-        if not self._writes:
-            return
-        temporary = file.with_name(f"{file.name}.new")
-        temporary.write_text(text)
-        temporary.replace(file)
+        if self._writes:
+            write_text(file, text)
 
 
 def _differences(old: Any, new: Any, key: str = ""):

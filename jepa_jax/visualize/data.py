@@ -3,7 +3,6 @@
 import collections
 
 import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -11,8 +10,10 @@ from rich.table import Table
 
 from jepa_jax import masks
 from jepa_jax.config import grid, mask_spec
+from jepa_jax.console import new_console
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import Source, open_source
+from jepa_jax.data.subset import subset
 from jepa_jax.data.survey import PERCENTILES, Survey, survey
 from jepa_jax.training.setup import purpose_key
 from jepa_jax.validation import validate
@@ -32,10 +33,10 @@ def inspect_data(config: ConfigDict, folder: epath.PathLike, most: int) -> None:
       UserError: for a config or data that cannot be trained with.
     """
     validate(config, jax.device_count())
-    console = Console(highlight=False, soft_wrap=True)
+    console = new_console()
     for split in filter(None, (config.data.train_split, config.data.test_split)):
         source = open_source(config.data, split)
-        index = _some(len(source), most, config.seed)
+        index = subset(len(source), most, config.seed)
         found = survey(source, index, config.data.channels, config.data.threads)
         _report(console, split, source, found, config)
     picture = epath.Path(folder).expanduser() / "batch.png"
@@ -53,13 +54,6 @@ def draw_batch(config: ConfigDict, path: epath.Path) -> None:
     images = batches[0]["images"][:ROWS]
     drawn = masks.sample(key, mask_spec(config), len(images))
     mask_overlay(images, drawn, grid(config), path)
-
-
-def _some(length: int, most: int, seed: int) -> np.ndarray:
-    if length <= most:
-        return np.arange(length)
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(length, most, replace=False, shuffle=False))
 
 
 def _report(

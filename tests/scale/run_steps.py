@@ -13,34 +13,29 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
-from jepa_jax.config import defaults, mask_spec
+from jepa_jax.config import mask_spec
 from jepa_jax.data.broken import Broken
 from jepa_jax.parallel.sharding import batch_sharding
 from jepa_jax.training import loop
 from jepa_jax.training.batches import train_batches
+from tests.tiny import tiny
 
 
-def tiny() -> ConfigDict:
-    c = defaults()
-    c.data.source = "digits"
+def shared_recipe() -> ConfigDict:
+    """With a batch, and parameters, that four devices can share."""
+    c = tiny()
     c.data.test_split = ""
     c.data.image_size = (16, 16)
-    c.data.channels = 1
-    c.data.mean, c.data.std = (0.3,), (0.4,)
-    c.data.threads = 1
     c.model.patch_size = 4
-    c.model.width, c.model.depth, c.model.heads = 16, 2, 2
-    c.model.dtype = "float32"
-    c.predictor.width, c.predictor.depth = 8, 1
+    c.model.depth = 2
     c.train.batch_size = 32
     c.train.epochs = 1.0
-    c.train.warmup_epochs = 0.1
     c.mesh.fsdp = 2
     return c
 
 
 def main(workdir: str, last: int):
-    run = loop.prepare(tiny(), workdir)
+    run = loop.prepare(shared_recipe(), workdir)
     state, start = loop.restore(run)
     step = jax.jit(
         ijepa.train_step, static_argnums=0, donate_argnums=1, out_shardings=(run.sharding, None)

@@ -1,29 +1,28 @@
 """How far a preparation is, and what came out: a bar on a terminal, plain lines elsewhere."""
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import RenderableType
 from rich.table import Table
+
+from jepa_jax import console
+from jepa_jax.console import new_console, progress_bar
 
 CLASSES = 10  # in the table; of the others only the number
 BROKEN = 20  # images that are named
 EVERY = 10.0  # seconds from a plain line to the next
 
-
-_console = Console(highlight=False, soft_wrap=True)
+_console = new_console()
 
 
 def say(text: RenderableType) -> None:
     """A line, or a table."""
-    _console.print(text, markup=False)
-    sys.stdout.flush()
+    console.say(_console, text)
 
 
 class Bar:
@@ -32,16 +31,7 @@ class Bar:
     def __init__(self, total: int, start: int):
         self._total, self._start = total, start
         self._begun = self._told = time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]images"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[values]}"),
-            TextColumn("[dim]left"),
-            TimeRemainingColumn(),
-            console=_console,
-            disable=not _console.is_terminal,
-        )
+        self._bar = progress_bar(_console, "images")
         self._task = self._bar.add_task("", total=total, completed=start, values="")
 
     def __enter__(self):

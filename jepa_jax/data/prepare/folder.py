@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from jepa_jax.atomic import write_text
 from jepa_jax.data.prepare.plan import Plan, Request, Shard
 from jepa_jax.errors import UserError
 
@@ -183,7 +184,4 @@ def _class(plan: Plan, label: int) -> str:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    """Either the old content or the new one is there, whenever the process dies."""
-    temporary = file.with_name(f"{file.name}.new")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(file)
+    write_text(file, json.dumps(content, indent=2) + "\n")

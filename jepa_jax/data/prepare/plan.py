@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.prepare.encoding import Encoding
 from jepa_jax.data.sources import Example, Source, open_source
+from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 
 HELD_OUT = "val"  # the split of held-out images
@@ -170,7 +171,7 @@ def make_plan(request: Request) -> Plan:
         if count >= len(source):
             raise UserError(f"--held_out={request.held_out:g} leaves none of {len(source)} images")
         sources[HELD_OUT] = source
-        held_out = _some(len(source), count)
+        held_out = subset(len(source), count, seed=0)
         orders = {name: np.delete(orders[name], held_out), HELD_OUT: held_out}
 
     each = {source.classes for source in sources.values() if source.classes is not None}
@@ -217,7 +218,7 @@ class _Sample:
     def __init__(self, source: Source, order: Int64[np.ndarray, " n"], encoding: Encoding):
         self.labelled, self.grey = source.classes is not None, True
         sizes, digest = [], hashlib.sha256(repr(source.classes).encode())
-        for index in order[_some(len(order), SAMPLE)].tolist():
+        for index in order[subset(len(order), SAMPLE, seed=0)].tolist():
             try:
                 image, label, name = example = source[index]
                 digest.update(os.fsencode(f"{name} {label} "))
@@ -229,12 +230,6 @@ class _Sample:
                 continue
         self.size = sum(sizes) / max(1, len(sizes))
         self.digest = digest.hexdigest()[:16]
-
-
-def _some(length: int, count: int) -> Int64[np.ndarray, " k"]:
-    """So many of 0, …, length - 1 at random (all, if they are fewer), sorted."""
-    drawn = np.random.default_rng(0).choice(length, min(count, length), replace=False)
-    return np.sort(drawn)
 
 
 def _beside(template: str) -> str:

@@ -10,8 +10,7 @@ from jepa_jax.data.prepare.folder import Content, Folder
 from jepa_jax.data.prepare.plan import Plan, Request, Shard, make_plan
 from jepa_jax.data.prepare.shards import write_shards
 from jepa_jax.errors import UserError
-
-FINISHED, STOPPED = 0, 75  # exit codes; 75 is what sysexits.h calls a temporary failure
+from jepa_jax.exits import FINISHED, STOPPED
 
 
 class Wish(Protocol):

@@ -1,0 +1,31 @@
+"""What the displays of long commands share: lines, and a bar on a terminal."""
+
+import sys
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def new_console() -> Console:
+    """One that colours nothing by itself and leaves long lines whole."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(console: Console, text: RenderableType) -> None:
+    """A line, or a table; seen at once, also in a pipe."""
+    console.print(text, markup=False)
+    sys.stdout.flush()
+
+
+def progress_bar(console: Console, what: str) -> Progress:
+    """A bar that counts `what` and shows the field `values`; nothing without a terminal."""
+    return Progress(
+        TextColumn(f"[bold]{what}"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[values]}"),
+        TextColumn("[dim]left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
