@@ -39,6 +39,7 @@ def defaults() -> ConfigDict:
     c.data.crop_scale = (0.3, 1.0)  # share of the image's area that a training crop keeps
     c.data.crop_aspect = (3 / 4, 4 / 3)  # width / height of a training crop
     c.data.interpolation = "bilinear"  # bilinear | bicubic, both anti-aliased
+    c.data.resizer = "exact"  # exact: Pillow's pixels | fast: within 2 of 255 (jepa_jax[fast])
     c.data.flip = False  # mirror half of the training crops
     c.data.colour_jitter = 0.0  # strength; 0 is none, 2.5 the strongest
     c.data.greyscale = 0.0  # share of the training crops

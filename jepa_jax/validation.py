@@ -5,13 +5,14 @@ Each message is one line that names the key and the nearest value that would do.
 
 import difflib
 import functools
+import importlib
 from collections.abc import Iterable, Iterator
 
 from ml_collections import ConfigDict
 
 from jepa_jax.config import architecture, defaults, mask_spec, mesh_shape
 from jepa_jax.data import mixture
-from jepa_jax.data.decoding import FILTERS
+from jepa_jax.data.resizing import FILTERS, RESIZERS
 from jepa_jax.data.sources import SOURCES
 from jepa_jax.errors import UserError
 from jepa_jax.ijepa import LOSSES
@@ -22,6 +23,7 @@ from jepa_jax.models.vit import SIZES
 CHOICES = {
     "data.source": SOURCES,
     "data.interpolation": tuple(FILTERS),
+    "data.resizer": tuple(RESIZERS),
     "model.size": tuple(SIZES),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", *REMAT_POLICIES),
@@ -182,11 +184,28 @@ def _check_images(config: ConfigDict):
             f"data.greyscale={data.greyscale} is for RGB images, but"
             f" data.channels={data.channels}: set it to 0"
         )
+    if data.resizer == "fast":
+        _check_fast_resizer(data)
     if min(data.std) <= 0:
         raise UserError(f"data.std={tuple(data.std)} must be above 0")
     for key in ("crop_scale", "crop_aspect"):
         if data[key][0] > data[key][1]:
             raise UserError(f"data.{key}={tuple(data[key])} must be (low, high)")
+
+
+def _check_fast_resizer(data: ConfigDict):
+    if data.interpolation != "bilinear":
+        raise UserError(
+            f'data.resizer="fast" is for data.interpolation="bilinear", not'
+            f' "{data.interpolation}": set it to "exact"'
+        )
+    try:
+        importlib.import_module("cykooz_resizer")
+    except ImportError:
+        raise UserError(
+            "data.resizer=\"fast\" needs another package: pip install 'jepa_jax[fast]', or set it"
+            ' to "exact"'
+        ) from None
 
 
 def _check_model(config: ConfigDict):

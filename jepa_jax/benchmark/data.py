@@ -1,5 +1,6 @@
 """How fast files become batches: ours beside a PyTorch DataLoader, in alternating rounds."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -38,7 +39,9 @@ def compare(
 
     The images are the recipe's, enlarged to photos of 500×375 and saved as JPEG, so that small
     ones serve too. Every contender decodes them, takes random resized crops of the recipe's size
-    and mirrors half of them, in as many worker processes, a core each.
+    and mirrors half of them, in as many worker processes, a core each. "fast" is
+    `data.resizer="fast"`. "torch" gives the normalised floats that training in PyTorch wants of its
+    input, where ours normalises on the device; "torch uint8" leaves that out.
 
     Returns:
       A row for each round: contender, images_per_second, worker_mb.
@@ -47,7 +50,10 @@ def compare(
     size = str(config.data.image_size[0])
     batch = str(min(64, images))
     arguments = [str(folder), str(workers), str(seconds), size, batch]
-    contenders = {"jepa_jax": [sys.executable, "-m", "jepa_jax.benchmark.input", *arguments]}
+    ours = [sys.executable, "-m", "jepa_jax.benchmark.input", *arguments]
+    contenders = {"jepa_jax": ours}
+    if importlib.util.find_spec("cykooz_resizer"):
+        contenders["jepa_jax fast"] = [*ours, "fast"]
     if peer:
         contenders["torch"] = [sys.executable, str(PEER), *arguments]
         contenders["torch uint8"] = [sys.executable, str(PEER), *arguments, "uint8"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from jepa_jax.data.decoding import Pixels, through_pillow
+from jepa_jax.data.resizing import Pixels, through_pillow
 
 JITTERED = 0.8  # share of the images that are jittered at all
 RADIUS = (0.1, 2.0)  # of the blur: the Gaussian's standard deviation in pixels

@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jepa_jax.data.colour import Colours
-from jepa_jax.data.decoding import Box, Pixels, decode_box
+from jepa_jax.data.decoding import decode_box
+from jepa_jax.data.resizing import Box, Pixels
 from jepa_jax.data.sources import Example
 
 
@@ -30,6 +31,7 @@ class TrainView:
     scale: tuple[float, float] = (0.3, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bilinear"
+    resizer: str = "exact"
     flip: bool = False
     colours: Colours = field(default_factory=Colours)
 
@@ -42,6 +44,7 @@ class TrainView:
             scale=tuple(data.crop_scale),
             aspect=tuple(data.crop_aspect),
             interpolation=data.interpolation,
+            resizer=data.resizer,
             flip=data.flip,
             colours=Colours(data.colour_jitter, data.greyscale, data.blur),
         )
@@ -50,7 +53,9 @@ class TrainView:
         def box(height: int, width: int) -> Box:
             return crop_box(rng, height, width, self.scale, self.aspect)
 
-        pixels = decode_box(example, self.channels, box, self.size, self.interpolation)
+        pixels = decode_box(
+            example, self.channels, box, self.size, self.interpolation, self.resizer
+        )
         is_mirrored = rng.random() < 0.5  # drawn in any case: see Colours
         return self.colours(pixels[:, ::-1] if is_mirrored and self.flip else pixels, rng)
 
@@ -66,17 +71,19 @@ class EvalView:
     channels: int
     share: float = 0.875
     interpolation: str = "bilinear"
+    resizer: str = "exact"
 
     @classmethod
     def of(cls, data: ConfigDict) -> Self:
         """The view that the section `data` of a config asks for."""
-        return cls(tuple(data.image_size), data.channels, data.eval_crop, data.interpolation)
+        size = tuple(data.image_size)
+        return cls(size, data.channels, data.eval_crop, data.interpolation, data.resizer)
 
     def __call__(self, example: Example) -> Pixels:
         def box(height: int, width: int) -> Box:
             return centre_box(height, width, self.size, self.share)
 
-        return decode_box(example, self.channels, box, self.size, self.interpolation)
+        return decode_box(example, self.channels, box, self.size, self.interpolation, self.resizer)
 
 
 def crop_box(
