@@ -16,7 +16,7 @@ from absl import flags
 from jepa_jax import cli
 
 CONFIG = cli.config_flag()
-IMAGES = flags.DEFINE_integer("images", 512, "How many files.", 1)
+IMAGES = flags.DEFINE_integer("images", 4096, "How many files.", 1)
 WORKERS = flags.DEFINE_integer("workers", 1, "Processes that decode them.", 0)
 SECONDS = flags.DEFINE_float("seconds", 10.0, "Of a round.", 0.1)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Of each contender, one after the other.", 1)
