@@ -25,6 +25,8 @@ def run(main: Callable[..., int | None], words: Sequence[str] = ()) -> None:
     Args:
       words: one of them must follow the command's name; `main` is called with it.
     """
+    # File names and class names may hold what a terminal can't show; that ends no run.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(*_parse(words))
     except UserError as error:

@@ -1,12 +1,14 @@
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from itertools import islice
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from jepa_jax.config import defaults
 from jepa_jax.data.loader import TrainBatches, evaluation_batches
 from jepa_jax.data.sources import ArraySource, Example
 from jepa_jax.data.transforms import EvalView
@@ -14,23 +16,18 @@ from jepa_jax.errors import UserError
 
 
 def settings(**changes):
-    data = ConfigDict(
+    data = defaults().data
+    data.update(
         {
             "image_size": (6, 5),
             "channels": 1,
-            "crop_scale": (0.3, 1.0),
-            "crop_aspect": (3 / 4, 4 / 3),
-            "interpolation": "bilinear",
+            "mean": (0.5,),
+            "std": (0.5,),
             "flip": True,
-            "colour_jitter": 0.0,
-            "greyscale": 0.0,
-            "blur": 0.0,
-            "eval_crop": 0.875,
             "threads": 3,
-            "workers": 0,
         }
+        | changes
     )
-    data.update(changes)
     return data
 
 
@@ -170,6 +167,45 @@ def test_closing_ends_the_workers():
     assert len(multiprocessing.active_children()) == 2
     steps.close()
     assert not multiprocessing.active_children()
+
+
+class Deadly(Broken):
+    """Reading one of its examples ends the process, as does a kernel that is short of memory."""
+
+    def __getitem__(self, index):
+        if index in self._broken:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_others_take_over_from_a_killed_worker():
+    made = TrainBatches(noise(100), settings(workers=2), seed=0, batch_size=32)
+    steps = made.iterate(5)
+    first = next(steps)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    for step, batch in enumerate([first, *islice(steps, 12)], 5):
+        assert_same(batch, made[step])
+    steps.close()
+
+
+def test_workers_that_are_killed_again_and_again_are_an_error():
+    steps = TrainBatches(Deadly(), settings(workers=1), seed=0, batch_size=8).iterate()
+    with pytest.raises(UserError, match=r"a data worker was killed.*set data\.workers"):
+        list(islice(steps, 20))
+
+
+def test_workers_leave_ctrl_c_to_us(capfd):
+    made = TrainBatches(noise(100), settings(workers=2), seed=0, batch_size=32)
+    steps = made.iterate()
+    next(steps)
+    workers = {worker.pid for worker in multiprocessing.active_children()}
+    for worker in workers:
+        os.kill(worker, signal.SIGINT)
+    for step, batch in enumerate(islice(steps, 12), 1):
+        assert_same(batch, made[step])
+    assert {worker.pid for worker in multiprocessing.active_children()} == workers
+    steps.close()
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
 
 
 def test_an_unreadable_example_is_replaced_by_the_next():

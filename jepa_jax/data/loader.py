@@ -5,13 +5,14 @@ devices compute.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from jepa_jax.data.broken import read_sound
@@ -85,14 +86,31 @@ class TrainBatches:
             [self._row[self._place(step * self.local_size + i)] for i in range(self.local_size)]
         )
 
-    def iterate(self, start_step: int = 0) -> grain.DatasetIterator[Batch]:
+    def iterate(self, start_step: int = 0) -> Generator[Batch]:
         """Yields `self[start_step]`, `self[start_step + 1]`, … for ever, made ahead.
 
         `close()` ends the threads and workers. An error in one of them is raised here, at its
-        batch.
+        batch. When a worker is killed, others take over where they were.
+
+        Raises:
+          UserError: if workers are killed again before they have made a batch.
         """
+        step, died_at = start_step, None
+        while True:
+            try:
+                with closing(self._ahead_from(step)) as batches:
+                    for batch in batches:
+                        yield batch
+                        step += 1
+            except WorkerDied:
+                if died_at == step:
+                    raise
+                died_at = step
+                logging.warning("a data worker was killed; others go on at step %d", step)
+
+    def _ahead_from(self, step: int) -> Generator[Batch]:
         rows = math.gcd(self.local_size, ROWS)
-        mine = grain.MapDataset.range(start_step * self.local_size, FOREVER).map(self._place)
+        mine = grain.MapDataset.range(step * self.local_size, FOREVER).map(self._place)
         parts = mine.map(self._row.__getitem__).batch(rows, batch_fn=_stack)
         return _ahead(parts, self.local_size // rows, self._threads, self._workers)
 
@@ -133,18 +151,40 @@ def evaluation_batches(
             yield batch | {"images": np.pad(batch["images"], filling), "count": count}
 
 
+class WorkerDied(UserError):
+    """One that was killed, mostly for want of memory."""
+
+    def __init__(self):
+        super().__init__(
+            "a data worker was killed, which happens where memory is short: set data.workers or"
+            " data.threads lower, or data.workers=0"
+        )
+
+
 def _ahead(
     parts: grain.MapDataset, parts_per_batch: int, threads: int, workers: int
-) -> grain.DatasetIterator:
-    """Iterates over batches of so many parts each, in order; the next two are made ahead."""
+) -> Generator[Batch]:
+    """Batches of so many parts each, in order; the next two are made ahead."""
     ahead = 2 * threads if workers else max(threads, 2 * parts_per_batch)
     parts = parts.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=ahead))
     if workers:  # they share the work by parts
         if not flags.FLAGS.is_parsed():  # Grain asks for its own, also where no command was given
             flags.FLAGS.mark_as_parsed()
         buffered = -(-2 * parts_per_batch // workers)
-        parts = parts.mp_prefetch(grain.MultiprocessingOptions(workers, buffered))
-    return iter(parts.batch(parts_per_batch, batch_fn=_join))
+        options = grain.MultiprocessingOptions(workers, buffered)
+        parts = parts.mp_prefetch(options, worker_init_fn=_leave_signals_alone)
+    with closing(iter(parts.batch(parts_per_batch, batch_fn=_join))) as batches:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "terminated unexpectedly" in str(error):  # Grain's only word for it
+                raise WorkerDied from error
+            raise
+
+
+def _leave_signals_alone(*_) -> None:
+    """Ctrl-C is sent to workers too, but it's for the main process to say when they stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stack(examples: Sequence[dict[str, Any]]) -> Batch:

@@ -9,10 +9,12 @@ import grain
 import numpy as np
 
 from jepa_jax.data.decoding import decode
+from jepa_jax.data.resizing import Pixels
 from jepa_jax.data.sources import Source
 from jepa_jax.errors import UserError
 
 PERCENTILES = (0, 5, 50, 95, 100)
+ROWS = 64  # of pixels, that are added up at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +47,7 @@ def survey(source: Source, indices: Sequence[int], channels: int, threads: int) 
             pixels = decode(example, channels)
         except UserError as error:
             return str(error)
-        values = pixels.reshape(-1, channels) / np.float32(255)
-        moments = values.mean(0), np.square(values).mean(0)
-        return example.name, example.label, digest, pixels.shape[:2], *moments
+        return example.name, example.label, digest, pixels.shape[:2], *_moments(pixels)
 
     ahead = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
     looks = list(grain.MapDataset.source(indices).map(look).to_iter_dataset(ahead))
@@ -69,6 +69,16 @@ def survey(source: Source, indices: Sequence[int], channels: int, threads: int) 
         duplicates=_groups(names, digests),
         broken=broken,
     )
+
+
+def _moments(pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) means of the values, in 0..1, and of their squares; no large copies are made."""
+    total = np.zeros((2, pixels.shape[2]), np.uint64)
+    for start in range(0, len(pixels), ROWS):
+        values = pixels[start : start + ROWS].astype(np.uint32)
+        total += [values.sum((0, 1), dtype=np.uint64), np.square(values).sum((0, 1), np.uint64)]
+    mean, square = total / pixels[..., 0].size
+    return mean / 255, square / 255**2
 
 
 def _count(labels: Sequence[int | None], classes: Sequence[str] | None) -> dict[str, int]:
