@@ -29,7 +29,7 @@ from jepa_jax.parallel.sharding import (
 from jepa_jax.training.batches import train_batches
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 from jepa_jax.training.progress import Display, introduction, result_table
-from jepa_jax.training.setup import build_model, purpose_key, total_steps
+from jepa_jax.training.setup import build_model, jit_step, purpose_key, total_steps
 from jepa_jax.training.signals import StopWish
 from jepa_jax.training.workdir import Workdir
 from jepa_jax.validation import validate
@@ -145,12 +145,7 @@ def steps(
 ) -> tuple[ijepa.State, int]:
     """Trains from step `start` to the end, or to a signal; the last step is saved either way."""
     config, every = run.config, run.config.train
-    one_step = jax.jit(
-        ijepa.train_step,
-        static_argnums=0,
-        donate_argnums=1,
-        out_shardings=(run.sharding, None),
-    )
+    one_step = jit_step(run.sharding)
     share, view = config.data.broken_share, EvalView.of(config.data)
     broken = Broken(run.loader.source, share, view, display.say)
     rate = Rate(every.batch_size)
@@ -169,7 +164,7 @@ def steps(
     step = start
     while step < run.total and not stop:
         batch = next(batches)
-        with jax.transfer_guard("disallow"):
+        with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
             state, metrics = one_step(run.model, state, batch)
         step += 1
         rate.tick(metrics.loss)
