@@ -89,8 +89,8 @@ def verdict(compiled: Compilation) -> str:
     if compiled.fits:
         return f"fits; compiled in {compiled.seconds:.0f} s"
     return (
-        "does not fit: raise mesh.fsdp (state), train.accumulate (activations), or set"
-        " model.remat=full, or optim.moments_dtype=bfloat16"
+        "does not fit: raise mesh.fsdp (state) or train.accumulate (activations), or set"
+        " model.remat=full"
     )
 
 

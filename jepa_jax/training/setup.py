@@ -67,7 +67,7 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
     return IJEPA(
         encoder=encoder,
         predictor=predictor,
-        optimizer=AdamW(optim.b1, optim.b2, optim.eps, optim.clip_norm),
+        optimizer=AdamW(optim.b1, optim.b2, optim.eps, optim.clip_norm, optim.first_moment_dtype),
         schedules=schedules,
         loss=config.loss,
         mean=tuple(config.data.mean),
