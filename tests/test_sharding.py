@@ -15,6 +15,7 @@ from jepa_jax import ijepa
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.parallel import sharding
+from jepa_jax.parallel.placement import check_split, placement_table
 from jepa_jax.training.setup import build_model
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,6 +58,29 @@ def test_moments_lie_with_their_parameters(shapes):
 def test_a_mesh_that_does_not_divide_is_named(shapes):
     with pytest.raises(UserError, match=r"kernel .* does not split into mesh.tensor=5"):
         sharding.tree_sharding(shapes, mesh(1, 1, 5))
+
+
+def test_too_much_that_is_not_split_stops_the_run():
+    names = {"new/kernel": (2000, 1000), "mlp/hidden/kernel": (4, 1000, 1000)}
+    params = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in names.items()}
+    with pytest.raises(UserError, match=r"33% of the parameters .* new/kernel: name it") as caught:
+        check_split(params, sharding.tree_sharding(params, mesh(1, 4, 1)))
+    assert "\n" not in str(caught.value)
+    check_split(params, sharding.tree_sharding(params, mesh(4, 1, 1)))
+
+
+@pytest.mark.parametrize("ways", [(1, 8, 1), (2, 2, 2)])
+def test_recipes_are_split_enough(shapes, ways: tuple[int, int, int]):
+    check_split(shapes.params, sharding.tree_sharding(shapes.params, mesh(*ways)))
+
+
+def test_the_table_adds_up_to_the_state(shapes):
+    table = placement_table(shapes, sharding.tree_sharding(shapes, mesh(1, 8, 1)))
+    by, arrays, values, _ = (list(column.cells) for column in table.columns)
+    assert by == ["fsdp", "on every device"]
+    assert sum(map(int, arrays)) == len(jax.tree.leaves(shapes))
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
+    assert sum(map(float, values)) == pytest.approx(total, abs=0.02)
 
 
 LOSSES = """

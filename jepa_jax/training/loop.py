@@ -20,6 +20,7 @@ from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.probe import Probe
 from jepa_jax.exits import FINISHED, STOPPED
+from jepa_jax.parallel.placement import check_split, placement_table
 from jepa_jax.parallel.sharding import (
     batch_sharding,
     make_mesh,
@@ -88,6 +89,8 @@ def train(config: ConfigDict, path: str) -> int:
     state, start = restore(run)
     with Display(run.total, start) as display, StopWish() as stop:
         display.say(introduction(config, run.shapes.params, run.loader, run.total))
+        if run.mesh.size > 1:
+            display.say(placement_table(run.shapes, run.sharding))
         if start:
             display.say(f"going on after step {start}")
 
@@ -125,6 +128,7 @@ def prepare(config: ConfigDict, path: str) -> Run:
         checkpoints=Checkpoints(workdir.path / "checkpoints", config.train.checkpoints_kept),
         mesh=mesh,
     )
+    check_split(run.shapes.params, run.sharding.params)
     workdir.claim(config)
     return run
 
