@@ -88,6 +88,7 @@ def defaults() -> ConfigDict:
     c.optim.b1 = 0.9
     c.optim.b2 = 0.999
     c.optim.eps = 1e-8
+    c.optim.first_moment_dtype = "float32"  # or bfloat16: 2 bytes less for each parameter
     c.optim.clip_norm = placeholder(float)  # of the gradient, over all parameters
 
     c.train = ConfigDict()

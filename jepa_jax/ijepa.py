@@ -40,7 +40,7 @@ class IJEPA:
 
 
 class State(flax.struct.PyTreeNode):
-    """What a run changes. float32 throughout."""
+    """What a run changes. float32, but for the first moment if the config says so."""
 
     step: Array  # () int32, finished steps
     params: dict[str, Any]  # {"encoder": θ, "predictor": φ}

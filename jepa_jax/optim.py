@@ -78,12 +78,18 @@ def _cosine(first: float, last: float, count: Array, total: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """AdamW (decoupled decay) whose learning rate and decay are given at each step."""
+    """AdamW (decoupled decay) whose learning rate and decay are given at each step.
+
+    Attributes:
+      first_moment_dtype: in which it is kept between steps. The second moment has no such choice:
+        its decay by a thousandth a step would be lost in bfloat16's rounding.
+    """
 
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float | None = None
+    first_moment_dtype: str = "float32"
 
     def init(self, params: Any) -> optax.OptState:
         return self._adam.init(params)
@@ -105,7 +111,9 @@ class AdamW:
 
     @property
     def _adam(self) -> optax.GradientTransformation:
-        return optax.scale_by_adam(self.b1, self.b2, self.eps)
+        return optax.scale_by_adam(
+            self.b1, self.b2, self.eps, mu_dtype=jnp.dtype(self.first_moment_dtype)
+        )
 
 
 def decay_mask(params: Any) -> Any:

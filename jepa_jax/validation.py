@@ -29,6 +29,7 @@ CHOICES = {
     "model.remat": ("none", *REMAT_POLICIES),
     "masks.style": tuple(STYLES),
     "loss": tuple(LOSSES),
+    "optim.first_moment_dtype": ("float32", "bfloat16"),
 }
 
 

@@ -89,6 +89,7 @@ def test_published_recipes_keep_the_published_numbers(name: str):
         ({"data__test_split": "train"}, "hold other images out"),
         ({"mesh__fsdp": 3}, "does not make 1 devices"),
         ({"seed": -1}, "seed=-1"),
+        ({"optim__first_moment_dtype": "bf16"}, "the nearest is 'bfloat16'"),
     ],
 )
 def test_impossible_values(values: dict, message: str):

@@ -76,6 +76,27 @@ def test_clipping_is_over_all_parameters():
     assert norm == pytest.approx((1 - optimizer.b1) * 1.0, rel=1e-5)
 
 
+def test_the_first_moment_may_be_kept_in_bfloat16():
+    """Parameters move as with float32, up to the rounding: 2⁻⁹ a step, over 1 / (1 - b1) steps."""
+    exact, small = AdamW(), AdamW(first_moment_dtype="bfloat16")
+    schedule = Schedule(jnp.float32(0.01), jnp.float32(0), jnp.float32(1))
+    results = []
+    for optimizer in (exact, small):
+        moved, state = params(), optimizer.init(params())
+        update = jax.jit(optimizer.update)
+        for step in range(100):
+            noise = jax.random.normal(jax.random.key(step), (2, 3, 3))
+            gradient = jax.tree.map(jnp.ones_like, moved)
+            gradient["blocks"]["kernel"] = noise + 0.5
+            moved, state = update(gradient, state, moved, schedule)
+        results.append(moved["blocks"]["kernel"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.mu)} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.nu)} == {jnp.dtype("float32")}
+    travelled = float(jnp.abs(results[0] - 2.0).mean())
+    assert travelled > 0.1
+    np.testing.assert_allclose(results[1], results[0], atol=2**-9 / (1 - small.b1) * travelled)
+
+
 def test_moving_average():
     mean = moving_average({"a": jnp.float32(1)}, {"a": jnp.float32(3)}, jnp.float32(0.75))
     assert float(mean["a"]) == 1.5

@@ -15,6 +15,7 @@ from jepa_jax import ijepa
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.parallel import sharding
+from jepa_jax.parallel.placement import check_split, placement_table
 from jepa_jax.training.setup import build_model
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -59,25 +60,46 @@ def test_a_mesh_that_does_not_divide_is_named(shapes):
         sharding.tree_sharding(shapes, mesh(1, 1, 5))
 
 
+def test_too_much_that_is_not_split_stops_the_run():
+    names = {"new/kernel": (2000, 1000), "mlp/hidden/kernel": (4, 1000, 1000)}
+    params = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in names.items()}
+    with pytest.raises(UserError, match=r"33% of the parameters .* new/kernel: name it") as caught:
+        check_split(params, sharding.tree_sharding(params, mesh(1, 4, 1)))
+    assert "\n" not in str(caught.value)
+    check_split(params, sharding.tree_sharding(params, mesh(4, 1, 1)))
+
+
+@pytest.mark.parametrize("ways", [(1, 8, 1), (2, 2, 2)])
+def test_recipes_are_split_enough(shapes, ways: tuple[int, int, int]):
+    check_split(shapes.params, sharding.tree_sharding(shapes.params, mesh(*ways)))
+
+
+def test_the_table_adds_up_to_the_state(shapes):
+    table = placement_table(shapes, sharding.tree_sharding(shapes, mesh(1, 8, 1)))
+    by, arrays, values, _ = (list(column.cells) for column in table.columns)
+    assert by == ["fsdp", "on every device"]
+    assert sum(map(int, arrays)) == len(jax.tree.leaves(shapes))
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
+    assert sum(map(float, values)) == pytest.approx(total, abs=0.02)
+
+
 LOSSES = """
 import json, sys
 from tests.test_train import tiny, rows
 from jepa_jax.training.loop import train
 import pathlib
 folder = pathlib.Path(sys.argv[1])
-losses = {}
-for name, mesh in (("replica", (4, 1, 1)), ("fsdp", (1, 4, 1)), ("mixed", (1, 2, 2))):
-    config = tiny()
-    config.data.test_split = ""
-    config.train.epochs = 3 / 22
-    config.mesh.replica, config.mesh.fsdp, config.mesh.tensor = mesh
-    assert train(config, str(folder / name)) == 0
-    losses[name] = [row["loss"] for row in rows(folder / name)]
+config = tiny()
+config.data.test_split = ""
+config.train.epochs = 3 / 22
+config.mesh.replica, config.mesh.fsdp, config.mesh.tensor = 1, 2, 2
+assert train(config, str(folder / "mixed")) == 0
+losses = [row["loss"] for row in rows(folder / "mixed")]
 (folder / "losses.json").write_text(json.dumps(losses))
 """
 
 
-def test_every_mesh_learns_the_same(tmp_path):
+def test_a_whole_run_on_a_mesh_learns_the_same(tmp_path):
     from jepa_jax.training.loop import train
     from tests.test_train import rows, tiny
 
@@ -98,5 +120,63 @@ def test_every_mesh_learns_the_same(tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    for name, losses in json.loads((tmp_path / "losses.json").read_text()).items():
-        np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=name)
+    assert "State by the mesh axes that split it" in result.stdout
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+TEN_STEPS = """
+import json, sys
+import jax
+import numpy as np
+from jepa_jax import ijepa, masks
+from jepa_jax.config import mask_spec
+from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
+from jepa_jax.training.setup import build_model, jit_step
+from tests.tiny import tiny
+
+runs = {
+    "one device": ((1, 1, 1), {}),
+    "replica": ((8, 1, 1), {}),
+    "fsdp": ((1, 8, 1), {}),
+    "mixed": ((2, 2, 2), {}),
+    "accumulated": ((2, 2, 2), {"train.accumulate": 4}),
+    "recomputed": ((2, 2, 2), {"model.remat": "full"}),
+}
+losses = {}
+for name, (shape, changes) in runs.items():
+    config = tiny()
+    config.train.warmup_epochs = 0.0
+    config.update_from_flattened_dict(changes)
+    mesh = make_mesh(shape, jax.devices()[: int(np.prod(shape))])
+    model = build_model(config, 10)
+    fresh = lambda: ijepa.init(model, jax.random.key(0), (8, 8, 1))
+    sharding = tree_sharding(jax.eval_shape(fresh), mesh)
+    state, step = jax.jit(fresh, out_shardings=sharding)(), jit_step(sharding)
+    losses[name] = []
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 8, 8, 1), np.uint8)
+        drawn = masks.sample(jax.random.key(number), mask_spec(config), 64)
+        batch = jax.device_put(ijepa.Batch(pixels, drawn), batch_sharding(mesh))
+        with jax.set_mesh(mesh):
+            state, metrics = step(model, state, batch)
+        losses[name].append(float(metrics.loss))
+print(json.dumps(losses))
+"""
+
+
+def test_ten_steps_are_the_same_however_they_are_computed():
+    result = subprocess.run(
+        [sys.executable, "-c", TEN_STEPS],
+        cwd=ROOT,
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    losses = json.loads(result.stdout)
+    expected = losses.pop("one device")
+    assert len(set(expected)) == 10
+    for name, values in losses.items():
+        np.testing.assert_allclose(values, expected, rtol=1e-5, err_msg=name)

@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.models.attention import attention
+from jepa_jax.models.placement import split_by_batch
 
 # What the reference trained: every weight is drawn with σ = .02 (its truncation at ±2 is a hundred
 # σ away), after a depth-dependent rescaling that a second initialisation overwrites.
@@ -108,7 +109,7 @@ class Block(nn.Module):
         x = x + attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
         mlp = MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         x = x + mlp(LayerNorm(self.dtype, name="norm_mlp")(x)).astype(x.dtype)
-        return x, None  # nn.scan wants a carry and a result
+        return split_by_batch(x), None  # nn.scan wants a carry and a result
 
 
 class Transformer(nn.Module):
@@ -138,5 +139,7 @@ class Transformer(nn.Module):
             length=self.depth,
             unroll=min(self.unroll, self.depth),
         )
-        x, _ = stack(self.heads, self.mlp_ratio, self.dtype, name="blocks")(x, length)
+        x, _ = stack(self.heads, self.mlp_ratio, self.dtype, name="blocks")(
+            split_by_batch(x), length
+        )
         return LayerNorm(jnp.float32, name="norm")(x)

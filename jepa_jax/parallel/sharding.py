@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jepa_jax.errors import UserError
+from jepa_jax.models.placement import DATA_AXES
 
-AXES = ("replica", "fsdp", "tensor")
-BATCH = P(("replica", "fsdp"))
+AXES = (*DATA_AXES, "tensor")
+BATCH = P(DATA_AXES)
 
 # The first pattern found in a leaf's path decides; blocks have a leading depth axis. Optimizer
 # moments have the paths of their parameters at the end of their own. What no rule names is small.
@@ -28,10 +30,10 @@ RULES = (
 )
 
 
-def make_mesh(shape: tuple[int, int, int]) -> Mesh:
-    """A mesh of all devices; the axis sizes must multiply to their number."""
+def make_mesh(shape: tuple[int, int, int], devices: Sequence | None = None) -> Mesh:
+    """A mesh of all devices, or of those given; the sizes must multiply to their number."""
     # Explicit axes, the default, are refused by linen's matrix products under fsdp.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(shape, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

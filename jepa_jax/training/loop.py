@@ -20,6 +20,7 @@ from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.probe import Probe
 from jepa_jax.exits import FINISHED, STOPPED
+from jepa_jax.parallel.placement import check_split, placement_table
 from jepa_jax.parallel.sharding import (
     batch_sharding,
     make_mesh,
@@ -29,7 +30,7 @@ from jepa_jax.parallel.sharding import (
 from jepa_jax.training.batches import train_batches
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 from jepa_jax.training.progress import Display, introduction, result_table
-from jepa_jax.training.setup import build_model, purpose_key, total_steps
+from jepa_jax.training.setup import build_model, jit_step, purpose_key, total_steps
 from jepa_jax.training.signals import StopWish
 from jepa_jax.training.workdir import Workdir
 from jepa_jax.validation import validate
@@ -88,6 +89,8 @@ def train(config: ConfigDict, path: str) -> int:
     state, start = restore(run)
     with Display(run.total, start) as display, StopWish() as stop:
         display.say(introduction(config, run.shapes.params, run.loader, run.total))
+        if run.mesh.size > 1:
+            display.say(placement_table(run.shapes, run.sharding))
         if start:
             display.say(f"going on after step {start}")
 
@@ -125,6 +128,7 @@ def prepare(config: ConfigDict, path: str) -> Run:
         checkpoints=Checkpoints(workdir.path / "checkpoints", config.train.checkpoints_kept),
         mesh=mesh,
     )
+    check_split(run.shapes.params, run.sharding.params)
     workdir.claim(config)
     return run
 
@@ -145,12 +149,7 @@ def steps(
 ) -> tuple[ijepa.State, int]:
     """Trains from step `start` to the end, or to a signal; the last step is saved either way."""
     config, every = run.config, run.config.train
-    one_step = jax.jit(
-        ijepa.train_step,
-        static_argnums=0,
-        donate_argnums=1,
-        out_shardings=(run.sharding, None),
-    )
+    one_step = jit_step(run.sharding)
     share, view = config.data.broken_share, EvalView.of(config.data)
     broken = Broken(run.loader.source, share, view, display.say)
     rate = Rate(every.batch_size)
@@ -169,7 +168,7 @@ def steps(
     step = start
     while step < run.total and not stop:
         batch = next(batches)
-        with jax.transfer_guard("disallow"):
+        with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
             state, metrics = one_step(run.model, state, batch)
         step += 1
         rate.tick(metrics.loss)

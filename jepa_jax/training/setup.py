@@ -1,12 +1,14 @@
 """From a config to what a run is made of."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
 from jepa_jax.config import architecture, grid
-from jepa_jax.ijepa import IJEPA
+from jepa_jax.ijepa import IJEPA, State, train_step
 from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder
 from jepa_jax.optim import AdamW, Schedules
@@ -22,6 +24,14 @@ def purpose_key(seed: int, purpose: str) -> Array:
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     """Steps of the whole run, at least one."""
     return max(1, round(config.train.epochs * steps_per_epoch))
+
+
+def jit_step(sharding: State) -> Callable:
+    """`ijepa.train_step` for a state that lies so, and that is donated.
+
+    To be called, or lowered, with the mesh of the sharding set by `jax.set_mesh`.
+    """
+    return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=(sharding, None))
 
 
 def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
@@ -57,7 +67,7 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
     return IJEPA(
         encoder=encoder,
         predictor=predictor,
-        optimizer=AdamW(optim.b1, optim.b2, optim.eps, optim.clip_norm),
+        optimizer=AdamW(optim.b1, optim.b2, optim.eps, optim.clip_norm, optim.first_moment_dtype),
         schedules=schedules,
         loss=config.loss,
         mean=tuple(config.data.mean),

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jepa_jax import ijepa
 from jepa_jax.config import mask_spec
 from jepa_jax.data.broken import Broken
 from jepa_jax.parallel.sharding import batch_sharding
 from jepa_jax.training import loop
 from jepa_jax.training.batches import train_batches
+from jepa_jax.training.setup import jit_step
 from tests.tiny import tiny
 
 
@@ -37,9 +37,7 @@ def shared_recipe() -> ConfigDict:
 def main(workdir: str, last: int):
     run = loop.prepare(shared_recipe(), workdir)
     state, start = loop.restore(run)
-    step = jax.jit(
-        ijepa.train_step, static_argnums=0, donate_argnums=1, out_shardings=(run.sharding, None)
-    )
+    step = jit_step(run.sharding)
     everywhere = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(run.mesh, jax.P()))
     batches = train_batches(
         run.loader,
@@ -54,7 +52,8 @@ def main(workdir: str, last: int):
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(everywhere(batch)):
             digest.update(np.asarray(leaf).tobytes())
-        state, metrics = step(run.model, state, batch)
+        with jax.set_mesh(run.mesh):
+            state, metrics = step(run.model, state, batch)
         print("STEP", number, float(metrics.loss).hex(), digest.hexdigest(), flush=True)
     batches.close()
     run.checkpoints.save(last, state)

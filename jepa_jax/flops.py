@@ -1,0 +1,46 @@
+"""FLOPs of a training step, counted from the sizes of its matrix products."""
+
+from ml_collections import ConfigDict
+
+from jepa_jax.config import architecture, grid, mask_spec
+from jepa_jax.models.predictor import Predictor
+
+
+def step_flops(config: ConfigDict) -> int:
+    """FLOPs of the matrix products of one step over the whole batch, on all devices together.
+
+    A product of (m, k) and (k, n) is 2·m·k·n. The backward pass has two products for each one of
+    the forward pass; the images need no gradient, and the target encoder has no backward pass.
+    Padding of the target blocks counts, as it is computed. What remat computes again does not
+    count, so that a utilisation from this number (MFU) is of useful work.
+    """
+    size, spec = architecture(config), mask_spec(config)
+    images, width = config.train.batch_size, size["width"]
+    rows, columns = grid(config)
+    pixels = config.model.patch_size**2 * config.data.channels
+    encoder = {key: size[key] for key in ("width", "depth", "mlp_ratio")}
+    predictor = {
+        "width": config.predictor.width,
+        "depth": config.predictor.depth,
+        "mlp_ratio": Predictor.mlp_ratio,
+    }
+    length = spec.num_context + spec.block_length  # of [context | block]
+
+    def embed(patches: int) -> int:
+        return 2 * patches * pixels * width
+
+    target = embed(rows * columns) + transformer_flops(rows * columns, **encoder)
+    context = 2 * embed(spec.num_context) + 3 * transformer_flops(spec.num_context, **encoder)
+    projected = spec.num_context + spec.num_targets * spec.block_length  # tokens in and out
+    predict = 3 * (
+        2 * projected * width * config.predictor.width
+        + spec.num_targets * transformer_flops(length, **predictor)
+    )
+    return images * (target + context + predict)
+
+
+def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float) -> int:
+    """Forward FLOPs of a stack of blocks over one sequence of so many tokens."""
+    weights = 4 * width**2 + 2 * width * round(width * mlp_ratio)  # of a block's kernels
+    attention = 2 * tokens * width  # logits and their mix, a token
+    return 2 * depth * tokens * (weights + attention)

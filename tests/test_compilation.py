@@ -1,0 +1,196 @@
+"""What is read from a compiled step, and the command's one-line answers."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jepa_jax.compilation.chips import topology_devices
+from jepa_jax.compilation.collectives import Traffic, collectives
+from jepa_jax.compilation.search import largest
+from jepa_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIBTPU = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(not LIBTPU, reason="needs the TPU compiler: jax[tpu]")
+
+# As the TPU compiler writes it: a scan of 6 over a layer whose product is woven with the gather
+# of its weights, 8 pieces in two directions, unrolled by two.
+RING = """
+HloModule jit_step, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
+
+%ring.cond (p.1: (bf16[8,64], u32[])) -> pred[] {
+  %limit = u32[]{:T(128)} constant(4)
+  %p.1 = (bf16[8,64]{1,0}, u32[]) parameter(0)
+  %at = u32[] get-tuple-element(%p.1), index=1
+  ROOT %less = pred[] compare(%at, %limit), direction=LT
+}
+
+%windowed_dot_general_body_ag.3 (p.2: (bf16[8,64], u32[])) -> (bf16[8,64], u32[]) {
+  %two = u32[]{:T(128)} constant(2)
+  %p.2 = (bf16[8,64]{1,0:T(8,128)(2,1)}, u32[]) parameter(0)
+  %piece = bf16[8,64]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p.2), index=0
+  %count = u32[] get-tuple-element(%p.2), index=1
+  %pass.1 = (bf16[8,64]{1,0}, bf16[8,64]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) \
+collective-permute-start(%piece), channel_id=3, source_target_pairs={{0,1},{1,0}}
+  %passed = bf16[8,64]{1,0} collective-permute-done(%pass.1)
+  %next = u32[] add(%count, %two)
+  %copied = u32[] copy(%next)
+  ROOT %out.2 = (bf16[8,64]{1,0}, u32[]) tuple(%passed, %copied)
+}
+
+%layers.cond (p.3: (s32[], bf16[8,64])) -> pred[] {
+  %depth = s32[] constant(6)
+  %p.3 = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %layer = s32[] get-tuple-element(%p.3), index=0
+  ROOT %more = pred[] compare(%layer, %depth), direction=LT
+}
+
+%layers.body (p.4: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %one = s32[] constant(1)
+  %p.4 = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p.4), index=0
+  %x = bf16[8,64]{1,0} get-tuple-element(%p.4), index=1
+  %in = (bf16[8,64]{1,0}, u32[]) tuple(%x, %zero)
+  %ring = (bf16[8,64]{1,0}, u32[]) while(%in), condition=%ring.cond, \
+body=%windowed_dot_general_body_ag.3
+  %j = s32[] add(%i, %one)
+  ROOT %out.4 = (s32[], bf16[8,64]{1,0}) tuple(%j, %x)
+}
+
+ENTRY %main (p.5: f32[4]) -> f32[4] {
+  %p.5 = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %scan = (s32[], bf16[8,64]{1,0}) while(%p.5), condition=%layers.cond, body=%layers.body
+  %g = f32[1,4]{1,0} parameter(1)
+  %gathered = f32[8,4]{1,0} all-gather(%g), channel_id=9, dimensions={0}
+  %scattered = f32[1,4]{1,0} reduce-scatter(%gathered), channel_id=10, to_apply=%sum
+}
+"""
+
+
+def test_a_ring_inside_a_scan_counts_once_a_layer():
+    found = collectives(RING)
+    assert found["all-gather"] == Traffic(6 + 1, 6 * 2 * (8 * 64 * 2) + 8 * 4 * 4)
+    assert found["reduce-scatter"] == Traffic(1, 8 * 4 * 4)  # its operand, not the small result
+    assert set(found) == {"all-gather", "reduce-scatter"}
+
+
+def test_repeats_on_one_channel_count_once():
+    gather = "  %a{} = f32[8,4]{{1,0}} all-gather(%g), channel_id=9, dimensions={{0}}\n"
+    body = "".join(gather.format(number) for number in range(3))
+    assert collectives(f"ENTRY %main () -> f32[4] {{\n{body}}}\n")["all-gather"].count == 1
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 31, 32, 33, 200])
+def test_the_search_ends_within_a_sixteenth(limit: int):
+    tried = {}
+    found = largest(lambda number: number <= limit, 32, tried)
+    assert limit - max(1, limit / 16) < found <= limit
+    assert len(tried) < 10
+
+
+CPU = """
+import json
+import jax
+from jepa_jax.compilation.step import compile_step
+from tests.tiny import tiny
+found = {}
+for depth in (2, 4):
+    c = tiny()
+    c.model.width, c.model.depth, c.model.dtype = 64, depth, "float32"
+    c.mesh.fsdp = 4
+    compiled = compile_step(c, jax.devices())
+    found[depth] = {kind: list(traffic) for kind, traffic in compiled.traffic.items()}
+print(json.dumps(found))
+"""
+
+
+def test_parameters_are_gathered_once_a_use_and_gradients_reduced_once():
+    """Per block of the encoder: four kernels, gathered in three passes, and four gradients.
+
+    A block more adds just those, counted in bytes: nothing of the activations travels.
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", CPU],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    shallow, deep = json.loads(result.stdout).values()
+    kernels = 2 * (4 + 2 * 4) * 64 * 64 * 4  # bytes of two blocks more
+    vectors = 2 * (3 + 1 + 4 + 1 + 4) * 64 * 4  # their biases and norms, which lie on every device
+    assert deep["all-gather"][1] - shallow["all-gather"][1] == 3 * kernels
+    assert deep["all-gather"][0] - shallow["all-gather"][0] == 3 * 2 * 4
+    reduced = [
+        sum(found.get(kind, (0, 0))[1] for kind in ("all-reduce", "reduce-scatter"))
+        for found in (shallow, deep)
+    ]
+    assert reduced[1] - reduced[0] == kernels + vectors
+    assert set(deep) <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+@pytest.mark.parametrize("name", ["v5e", "v9:2x2", "v5e:4x4x", "v5e:16 x 16"])
+def test_an_unknown_topology_is_answered_with_one(name: str):
+    with pytest.raises(UserError, match=r"such as v5e:16x16") as caught:
+        topology_devices(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(LIBTPU, reason="the TPU compiler is there")
+def test_a_missing_compiler_is_answered_with_how_to_install_it():
+    with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]'"):
+        topology_devices("v5e:4x4")
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "launch/compile.py", "--config=configs/digits.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+
+
+SMALL = (
+    "--config.model.width=32",
+    "--config.model.heads=2",
+    "--config.model.depth=1",
+    "--config.predictor.width=16",
+    "--config.predictor.heads=2",
+    "--config.predictor.depth=1",
+)
+
+
+@needs_libtpu
+def test_a_step_compiles_for_a_tpu_that_is_not_there():
+    result = launch("--topology=v5e:2x2", *SMALL, "--config.mesh.fsdp=4")
+    assert result.returncode == 0, result.stderr
+    assert "4 × v5e, mesh replica 1 × fsdp 4 × tensor 1" in result.stdout
+    assert "all-gather" in result.stdout
+    assert "chip-hours" in result.stdout
+
+
+@needs_libtpu
+def test_an_impossible_slice_is_one_line():
+    result = launch("--topology=v5e:3x7")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "v5e:3x7 cannot be compiled for" in result.stderr
+
+
+def test_local_devices_need_no_topology():
+    result = launch(*SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "1 × cpu" in result.stdout
+    assert "TFLOP a step" in result.stdout
