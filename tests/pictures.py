@@ -1,6 +1,7 @@
 """Pictures and files of them, for the tests of decoding."""
 
 import io
+import itertools
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,28 @@ def encode(image, kind="png", **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
     return Example(file.getvalue(), None, f"a.{kind}")
+
+
+def saved(mode, size, kind):
+    """An example of this mode and kind of file, or None if there is no such thing."""
+    try:
+        return encode(_textured(mode, size), kind)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _textured(mode, size):
+    grain = Image.effect_noise(size, 80)
+    try:
+        return grain.convert(mode)
+    except ValueError:
+        return Image.new(mode, size)
+
+
+GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+COLOURS = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+KINDS = ("jpeg", "png", "webp", "gif", "tiff", "bmp")
+POSSIBLE = [(m, k) for m, k in itertools.product(GREYS + COLOURS, KINDS) if saved(m, (2, 2), k)]
 
 
 def noise(height, width, channels, seed=0):

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from jepa_jax.config import defaults
 from jepa_jax.data.broken import Broken, read_sound
-from jepa_jax.data.sources import Example
+from jepa_jax.data.loader import TrainBatches
+from jepa_jax.data.sources import Example, open_source
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
+from tests.pictures import encode, photo
 
 LENGTH = 200
 
@@ -60,7 +65,7 @@ def test_each_is_named_once():
     source = Source(broken={3, 4, 7})
     broken, lines = account(source)
     for _ in range(2):
-        broken.note(read(source, 1, 3, 7, 4))
+        broken.note(read(source, 1, 3, 7, 4), 1)
     assert len(broken) == 3
     assert [line.split(";")[0] for line in lines] == [
         "image 3 is damaged",
@@ -69,10 +74,49 @@ def test_each_is_named_once():
     ]
 
 
+def test_those_of_an_earlier_start_count_and_are_not_named_again():
+    source, rows, lines = Source(broken={3, 4}), [], []
+    first = Broken(source, 0.1, source.view, lines.append, record=rows.append)
+    first.note(read(source, 3), 7)
+    assert [(row["step"], row["index"]) for row in rows] == [(7, 3), (7, 4)]
+    lines.clear()
+    second = Broken(source, 0.1, source.view, lines.append, known=rows)
+    second.note(read(source, 4), 8)
+    assert len(second) == 2
+    assert not lines
+
+
+def test_every_damaged_file_is_counted_on_its_way_to_batches(tmp_path):
+    rng, damaged = np.random.default_rng(0), 0
+    data = defaults().data
+    data.path, data.image_size = str(tmp_path), (8, 8)
+    view = EvalView.of(data)
+    for number in range(60):
+        kind = ("jpeg", "png", "webp")[number % 3]
+        file = bytearray(encode(Image.fromarray(photo(40, 48)), kind).image)
+        if number % 4 == 1:
+            del file[rng.integers(1, len(file)) :]
+        elif number % 4 == 2:
+            for place in rng.integers(len(file), size=20):
+                file[place] ^= 1 << rng.integers(8)
+        (tmp_path / f"{number:03}.{kind}").write_bytes(file)
+        try:
+            view(Example(bytes(file), None, ""))
+        except UserError:
+            damaged += 1
+    source, lines = open_source(data, "train"), []
+    broken = Broken(source, 1.0, view, lines.append)
+    batches = TrainBatches(source, data, seed=0, batch_size=20)
+    for step in range(3):  # an epoch
+        broken.note(batches[step], step + 1)
+    assert 15 <= damaged < 30
+    assert len(broken) == len(lines) == damaged
+
+
 def test_a_row_of_them_may_go_over_the_end():
     source = Source(broken={LENGTH - 1, 0, 1})
     broken, lines = account(source)
-    broken.note(read(source, LENGTH - 1))
+    broken.note(read(source, LENGTH - 1), 1)
     assert len(broken) == len(lines) == 3
 
 
@@ -81,17 +125,17 @@ def test_one_that_can_be_read_again_is_named_too():
     broken, lines = account(source)
     batch = read(source, 3)
     source.broken.clear()
-    broken.note(batch)
+    broken.note(batch, 1)
     assert lines == ["image 3 could not be read, but can now; the next image takes its place"]
 
 
 def test_more_than_the_share_stops_with_the_list():
     source = Source(broken={3, 5, 7})
     broken, _ = account(source, share=2 / LENGTH)
-    broken.note(read(source, 3, 5))
+    broken.note(read(source, 3, 5), 1)
     with pytest.raises(
         UserError,
         match=r"3 of 200 images .* data\.broken_share=0\.01 allows: "
         r"image 3 is damaged; image 5 is damaged; image 7 is damaged",
     ):
-        broken.note(read(source, 7))
+        broken.note(read(source, 7), 1)

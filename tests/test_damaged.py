@@ -1,4 +1,3 @@
-import itertools
 import struct
 import warnings
 import zlib
@@ -13,22 +12,10 @@ from jepa_jax.data import decoding
 from jepa_jax.data.decoding import decode, decode_box
 from jepa_jax.data.sources import Example
 from jepa_jax.errors import UserError
-from tests.pictures import encode, noise, orientation, photo, whole
+from tests.pictures import POSSIBLE, encode, noise, orientation, photo, whole
 
 # Any picture at all
 
-
-def saved(mode, size, kind):
-    try:
-        return encode(Image.new(mode, size), kind)
-    except (OSError, ValueError, KeyError):  # the format has no such mode
-        return None
-
-
-GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
-COLOURS = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-KINDS = ("jpeg", "png", "webp", "gif", "tiff", "bmp")
-POSSIBLE = [(m, k) for m, k in itertools.product(GREYS + COLOURS, KINDS) if saved(m, (2, 2), k)]
 LONG = st.integers(1, 40) | st.integers(1, 4000)
 
 

@@ -71,19 +71,21 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, capsys):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+def stop_after(step: int, monkeypatch) -> None:
+    """Sends the signal that schedulers send, when this step has been shown."""
+    original = loop.Display.update
+
+    def update(self, row):
+        original(self, row)
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Display, "update", update)
+
+
 def test_stopped_and_started_again_equals_straight_through(finished, tmp_path, monkeypatch):
-    def stop_after(step: int):
-        original = loop.Display.update
-
-        def update(self, row):
-            original(self, row)
-            if row["step"] == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        monkeypatch.setattr(loop.Display, "update", update)
-
     for step in (3, 7):
-        stop_after(step)
+        stop_after(step, monkeypatch)
         assert train(tiny(), str(tmp_path)) == STOPPED
         monkeypatch.undo()
         assert rows(tmp_path)[-1]["step"] == step
@@ -134,6 +136,32 @@ def test_images_without_labels_train_without_probes(tmp_path):
     config.train.epochs, config.train.warmup_epochs = 2.0, 0.0
     assert train(config, str(tmp_path / "run")) == FINISHED
     assert json.loads((tmp_path / "run" / "results.json").read_text())["accuracy"] == {}
+
+
+def test_broken_images_are_counted_and_named_once_over_all_starts(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(64):
+        pixels = rng.integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    for number in (5, 40):
+        (folder / f"{number:02}.png").write_bytes(b"nonsense")
+    config = tiny()
+    config.data.source, config.data.path, config.data.test_split = "folder", str(folder), ""
+    config.data.broken_share = 0.05
+    config.train.batch_size, config.train.log_every = 16, 1
+    config.train.epochs, config.train.warmup_epochs = 2.0, 0.0
+
+    stop_after(4, monkeypatch)
+    assert train(config, str(tmp_path / "run")) == STOPPED
+    monkeypatch.undo()
+    assert train(config, str(tmp_path / "run")) == FINISHED
+    counts = [row["broken_images"] for row in rows(tmp_path / "run")]
+    assert counts == sorted(counts)
+    assert counts[3:] == 5 * [2]  # an epoch has four steps
+    said = capsys.readouterr().out
+    assert [said.count(f"{number:02}.png can't be read") for number in (5, 40)] == [1, 1]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -12,9 +12,11 @@ from PIL import Image
 from jepa_jax.config import defaults
 from jepa_jax.data.colour import Colours
 from jepa_jax.data.decoding import decode
+from jepa_jax.data.resizing import RESIZERS
 from jepa_jax.data.sources import Example
 from jepa_jax.data.transforms import EvalView, TrainView, centre_box, crop_box
 from jepa_jax.errors import UserError
+from tests.pictures import POSSIBLE, saved
 
 SCALE, ASPECT = (0.3, 1.0), (3 / 4, 4 / 3)
 
@@ -144,6 +146,35 @@ def test_views_have_the_size_asked_for(old, new, channels, share):
     assert train.dtype == evaluation.dtype == np.uint8
     assert (train == 77).all()
     assert (evaluation == 77).all()
+
+
+LONG = st.integers(1, 60) | st.integers(1, 4000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    file=st.sampled_from(POSSIBLE),
+    size=st.tuples(LONG, LONG).map(lambda size: (size[0], min(size[1], 3000))),
+    new=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    resizer=st.sampled_from(list(RESIZERS)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_views_of_files_of_any_mode_and_size(file, size, new, resizer, seed):
+    mode, kind = file
+    # Large WebPs take long to make.
+    size = tuple(min(side, 300) for side in size) if kind == "webp" else size
+    example = saved(mode, size, kind)
+    views = [
+        lambda: TrainView(new, 3, resizer=resizer, flip=True)(example, rng(seed)),
+        lambda: EvalView(new, 3, resizer=resizer)(example),
+    ]
+    for view in views:
+        try:
+            pixels = view()
+        except UserError:
+            assert mode in ("LAB", "I", "F")  # which not every viewer shows either
+        else:
+            assert (pixels.shape, pixels.dtype) == ((*new, 3), np.uint8)
 
 
 def test_all_of_it_at_once_is_a_function_of_the_generator():

@@ -1,6 +1,6 @@
 """Files that can't be read: replaced by the next one, counted, and named once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jepa_jax.data.sources import Example, Source
@@ -40,6 +40,8 @@ class Broken:
       share: of the source's examples that may be unreadable.
       view: what is done with an example; it is repeated to know what went wrong.
       say: is called with a line for each of them, once.
+      known: those that this run found before it was stopped, as `record` got them.
+      record: is called with each new one: {"step", "index", "problem"}.
     """
 
     def __init__(
@@ -48,15 +50,18 @@ class Broken:
         share: float,
         view: Callable[[Example], Any],
         say: Callable[[str], None],
+        known: Iterable[dict[str, Any]] = (),
+        record: Callable[[dict[str, Any]], None] = lambda row: None,
     ):
-        self._source, self._share, self._view, self._say = source, share, view, say
-        self._found: dict[int, str] = {}
+        self._source, self._share, self._view = source, share, view
+        self._say, self._record = say, record
+        self._found: dict[int, str] = {row["index"]: row["problem"] for row in known}
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def note(self, batch: dict[str, Any]) -> None:
-        """Counts and names those that were replaced in a batch.
+    def note(self, batch: dict[str, Any], step: int) -> None:
+        """Counts and names those that were replaced in the batch of a step.
 
         Raises:
           UserError: if they are more than the share that is allowed; with the list.
@@ -67,7 +72,7 @@ class Broken:
         )
         for wanted, used in pairs:
             for index in range(wanted, used if used > wanted else used + len(self._source)):
-                self._name(index % len(self._source))
+                self._name(index % len(self._source), step)
         if len(self._found) > self._share * len(self._source):
             names = "; ".join(list(self._found.values())[:NAMED])
             raise UserError(
@@ -75,7 +80,7 @@ class Broken:
                 f" data.broken_share={self._share:g} allows: {names}"
             )
 
-    def _name(self, index: int) -> None:
+    def _name(self, index: int, step: int) -> None:
         if index in self._found:
             return
         problem = f"image {index} could not be read, but can now"
@@ -84,4 +89,5 @@ class Broken:
         except UserError as error:
             problem = str(error)
         self._found[index] = problem
+        self._record({"step": step, "index": index, "problem": problem})
         self._say(f"{problem}; the next image takes its place")

@@ -39,7 +39,7 @@ def train_batches(
         for step in itertools.count(start):
             with waiting():
                 batch = next(images)
-            broken.note(batch)
+            broken.note(batch, step + 1)  # as steps are counted when they are done
             with masks.on_host():
                 key = jax.random.fold_in(seed_key, step)
             drawn = masks.sample(key, spec, loader.local_size, start=loader.first_row)

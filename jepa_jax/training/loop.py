@@ -150,8 +150,14 @@ def steps(
     """Trains from step `start` to the end, or to a signal; the last step is saved either way."""
     config, every = run.config, run.config.train
     one_step = jit_step(run.sharding)
-    share, view = config.data.broken_share, EvalView.of(config.data)
-    broken = Broken(run.loader.source, share, view, display.say)
+    broken = Broken(
+        run.loader.source,
+        config.data.broken_share,
+        EvalView.of(config.data),
+        display.say,
+        known=run.workdir.broken(),
+        record=run.workdir.append_broken,
+    )
     rate = Rate(every.batch_size)
     batches = train_batches(
         run.loader,

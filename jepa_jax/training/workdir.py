@@ -41,6 +41,7 @@ class Workdir:
         except OSError as error:
             raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
         self._metrics = self.path / "metrics.jsonl"
+        self._broken = self.path / "broken_images.jsonl"
         self._writes = writes
 
     def claim(self, config: ConfigDict) -> None:
@@ -70,32 +71,30 @@ class Workdir:
 
     def append(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
-        if self._writes:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        self._append(self._metrics, row)
 
     def amend(self, step: int, values: dict[str, Any]) -> None:
         """Adds values to the line of a step in metrics.jsonl."""
-        self._write_rows([row | values if row["step"] == step else row for row in self.rows()])
+        rows = [row | values if row["step"] == step else row for row in self.rows()]
+        self._write_rows(self._metrics, rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that a crash cut short is dropped."""
-        if not self._metrics.exists():
-            return []
-        rows = []
-        for line in self._metrics.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        """The lines of metrics.jsonl."""
+        return _read_rows(self._metrics)
+
+    def append_broken(self, row: dict[str, Any]) -> None:
+        """One more image that could not be read, and the step that found it."""
+        self._append(self._broken, row)
+
+    def broken(self) -> list[dict[str, Any]]:
+        """All images that could not be read."""
+        return _read_rows(self._broken)
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of later steps, which will be made again."""
-        self._write_rows([row for row in self.rows() if row["step"] <= step])
-
-    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        self._write(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        for file in (self._metrics, self._broken):
+            if file.exists():
+                self._write_rows(file, [row for row in _read_rows(file) if row["step"] <= step])
 
     def results(self) -> dict[str, Any] | None:
         """What a finished run found, or None."""
@@ -106,9 +105,28 @@ class Workdir:
         """Stores what a finished run found."""
         self._write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
 
+    def _append(self, file: epath.Path, row: dict[str, Any]) -> None:
+        if self._writes:
+            with file.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+
+    def _write_rows(self, file: epath.Path, rows: list[dict[str, Any]]) -> None:
+        self._write(file, "".join(json.dumps(row) + "\n" for row in rows))
+
     def _write(self, file: epath.Path, text: str) -> None:
         if self._writes:
             write_text(file, text)
+
+
+def _read_rows(file: epath.Path) -> list[dict[str, Any]]:
+    """Its lines; one that a crash cut short is dropped."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def _differences(old: Any, new: Any, key: str = ""):
