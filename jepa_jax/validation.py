@@ -30,6 +30,7 @@ CHOICES = {
     "masks.style": tuple(STYLES),
     "loss": tuple(LOSSES),
     "optim.first_moment_dtype": ("float32", "bfloat16"),
+    "train.checkpoint_best": ("", "knn", "linear", "loss"),
 }
 
 
@@ -74,7 +75,9 @@ RANGES = {
     "train.accumulate": (None, 1, INFINITY),
     "train.log_every": (None, 1, INFINITY),
     "train.checkpoint_every": (None, 1, INFINITY),
+    "train.checkpoint_minutes": (None, 0, INFINITY),
     "train.checkpoints_kept": (None, 1, INFINITY),
+    "train.checkpoint_keep_every": (None, 0, INFINITY),
     "probe.every_epochs": (None, 0, INFINITY),
     "probe.train_images": (None, 1, INFINITY),
     "probe.test_images": (None, 1, INFINITY),

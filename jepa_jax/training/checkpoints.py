@@ -1,12 +1,34 @@
-"""Saves and restores the state of a run: a thin layer over orbax's CheckpointManager."""
+"""Saves and restores the state of a run: a thin layer over orbax's CheckpointManager.
 
-from typing import Any
+What is restored is what was saved: beside each state lie the checksums of its leaves, and a
+checkpoint that does not match them is put aside for the one before it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as policies
 
 from jepa_jax.errors import UserError
+from jepa_jax.training.checksums import checksums
+
+
+class Restored(NamedTuple):
+    step: int
+    state: Any
+    about: dict[str, Any]  # as it was given when the step was saved
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be used; the message says why."""
 
 
 class Checkpoints:
@@ -14,43 +36,140 @@ class Checkpoints:
 
     Args:
       folder: where they lie; made if it is not there.
-      kept: how many of the last ones to keep.
+      settings: when to save and what to keep: `config.train`.
+      about: what is stored beside each state, as JSON.
     """
 
-    def __init__(self, folder: epath.PathLike, kept: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=kept, create=True)
-        self._manager = ocp.CheckpointManager(epath.Path(folder).absolute(), options=options)
+    def __init__(self, folder: epath.PathLike, settings: ConfigDict, about: Mapping[str, Any]):
+        self._folder = epath.Path(folder).absolute()
+        self._every = settings.checkpoint_every
+        self._seconds = 60 * (settings.checkpoint_minutes or float("inf"))
+        self._best = Best(settings.checkpoint_best)
+        self._about = dict(about)
+        self._saved_at = time.monotonic()
+        keep = [policies.LatestN(settings.checkpoints_kept), self._best]
+        if settings.checkpoint_keep_every:
+            keep.append(policies.EveryNSteps(settings.checkpoint_keep_every))
+        options = ocp.CheckpointManagerOptions(
+            create=True,
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            lightweight_initialize=True,  # damaged metadata shall not keep sound steps from use
+        )
+        items = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_names=tuple(items), item_handlers=items
+        )
 
     def latest(self) -> int | None:
         """The last saved step, or None."""
         return self._manager.latest_step()
 
+    def due(self, step: int) -> bool:
+        """Whether the settings want this step saved."""
+        return step % self._every == 0 or time.monotonic() - self._saved_at >= self._seconds
+
+    def score(self, step: int, scores: Mapping[str, float]) -> None:
+        """Tells what a step scored, so that the best is kept; it may be saved already."""
+        self._best.score(step, scores)
+
     def save(self, step: int, state: Any) -> None:
         """Saves unless this step is saved already."""
-        if step != self.latest():
-            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        self._saved_at = time.monotonic()
+        if step == self.latest():
+            return
+        about = self._about | {"checksums": checksums(state)}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            about=ocp.args.JsonSave(about | {"digest": _digest(about)}),
+        )
+        self._manager.save(step, args=items, force=True)
 
-    def restore(self, step: int, shapes: Any) -> Any:
-        """The state of a step.
+    def restore(self, shapes: Any, say: Callable[[str], None] = print) -> Restored | None:
+        """The newest sound step, or None if nothing was saved. Damaged ones are put aside.
 
         Args:
           shapes: a tree of ShapeDtypeStructs with shardings: where the state shall go.
+          say: is called with a line for each damaged one.
 
         Raises:
-          UserError: if what is saved is not of this model, or damaged.
+          UserError: if there are checkpoints and none of them is sound.
         """
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        except Exception as error:  # orbax raises whatever its storage layers raise
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._read(step, shapes)
+            except Damaged as problem:
+                damaged.append((step, problem))
+                say(f"warning: the checkpoint {self._folder / str(step)} is damaged: {problem}")
+                continue
+            for step, _ in damaged:
+                say(f"warning: it is now {self._put_aside(step)}; going on from {restored.step}")
+            return restored
+        if damaged:
+            step, problem = damaged[0]
             raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({reason}):"
-                " if it is damaged, move that one folder away to go on from the step before it"
-            ) from error
+                f"none of the checkpoints in {self._folder} can be used; the newest, {step}:"
+                f" {problem}; to start from the beginning, move that folder away"
+            )
+        return None
+
+    def _read(self, step: int, shapes: Any) -> Restored:
+        """What lies there, if it is what was saved."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(shapes), about=ocp.args.JsonRestore()
+        )
+        try:
+            found = self._manager.restore(step, args=items)
+            about, state = dict(found["about"]), found["state"]
+        except Exception as error:  # orbax raises whatever its storage layers raise
+            lines = str(error).strip().splitlines()
+            raise Damaged(f"{lines[0] if lines else type(error).__name__}") from error
+        if about.pop("digest", None) != _digest(about):
+            raise Damaged(f"{self._folder / str(step) / 'about'} is not what was saved")
+        expected, actual = about.pop("checksums"), checksums(state)
+        changed = [name for name in actual if actual[name] != expected.get(name)]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise Damaged(f"{changed[0]}{more} is not what was saved (checksum)")
+        return Restored(step, state, about)
+
+    def _put_aside(self, step: int) -> epath.Path:
+        """Moves a step out of the way of the one that will be saved in its place."""
+        place = self._folder.parent / "damaged" / str(step)
+        if jax.process_index() == 0:
+            place.parent.mkdir(exist_ok=True)
+            if place.exists():
+                place.rmtree()
+            (self._folder / str(step)).rename(place)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"put aside {step}")
+        self._manager.reload()
+        return place
 
     def wait(self) -> None:
         """Until all that was saved is on disk."""
         self._manager.wait_until_finished()
+
+
+class Best:
+    """Keeps the saved step with the best score so far: an orbax preservation policy.
+
+    Args:
+      name: of the score; "" keeps none.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+        self._scores: dict[int, float] = {}
+
+    def score(self, step: int, scores: Mapping[str, float]) -> None:
+        if (value := scores.get(self._name)) is not None:
+            self._scores[step] = -value if self._name == "loss" else value
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        scored = [point.step for point in checkpoints if point.step in self._scores]
+        best = max(scored, key=self._scores.__getitem__, default=None)
+        return [point.step == best for point in checkpoints]
 
 
 def with_sharding(shapes: Any, sharding: Any) -> Any:
@@ -60,3 +179,8 @@ def with_sharding(shapes: Any, sharding: Any) -> Any:
         shapes,
         sharding,
     )
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    """Seals what lies beside a state."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -27,6 +27,7 @@ from jepa_jax.parallel.sharding import (
     process_share,
     tree_sharding,
 )
+from jepa_jax.training.about import about_run
 from jepa_jax.training.batches import train_batches
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 from jepa_jax.training.progress import Display, introduction, result_table
@@ -125,7 +126,9 @@ def prepare(config: ConfigDict, path: str) -> Run:
         model=build_model(config, loader.steps_per_epoch),
         total=total_steps(config, loader.steps_per_epoch),
         workdir=workdir,
-        checkpoints=Checkpoints(workdir.path / "checkpoints", config.train.checkpoints_kept),
+        checkpoints=Checkpoints(
+            workdir.path / "checkpoints", config.train, about_run(config, source, mesh)
+        ),
         mesh=mesh,
     )
     check_split(run.shapes.params, run.sharding.params)
@@ -134,13 +137,15 @@ def prepare(config: ConfigDict, path: str) -> Run:
 
 
 def restore(run: Run) -> tuple[ijepa.State, int]:
-    """The newest saved state, or a fresh one, and its step; metrics of later steps are dropped."""
-    start = run.checkpoints.latest() or 0
-    if start:
-        state = run.checkpoints.restore(start, with_sharding(run.shapes, run.sharding))
+    """The newest sound state, or a fresh one, and its step; metrics of later steps are dropped."""
+    restored = run.checkpoints.restore(with_sharding(run.shapes, run.sharding))
+    if restored is None:
+        state, start = jax.jit(run.fresh, out_shardings=run.sharding)(), 0
     else:
-        state = jax.jit(run.fresh, out_shardings=run.sharding)()
+        state, start = restored.state, restored.step
     run.workdir.forget_after(start)
+    for row in run.workdir.rows():
+        run.checkpoints.score(row["step"], row)
     return state, start
 
 
@@ -182,18 +187,20 @@ def steps(
         last = step == run.total  # it is saved below and probed in `finish`
         probing = probe_every and not last and step % probe_every == 0
         logging = last or probing or step % every.log_every == 0
-        saving = probing or step % every.checkpoint_every == 0
+        saving = probing or run.checkpoints.due(step)
         if logging or saving:
             numbers = _finite(metrics, step)  # never save what has diverged
         if logging:
             row = {"step": step, **numbers, **rate.measure(), "broken_images": len(broken)}
             run.workdir.append(row)
             display.update(row)
+            run.checkpoints.score(step, row)
         if saving:
             run.checkpoints.save(step, state)
         if probing:  # after saving: whatever may be wrong with those images, the step is safe
             scores = run.probe.scores(run.model, state.target)
             run.workdir.amend(step, scores)
+            run.checkpoints.score(step, scores)
             display.probed(step, scores)
         if logging:
             rate.restart()
