@@ -103,6 +103,11 @@ def defaults() -> ConfigDict:
     c.train.checkpoint_keep_every = 0  # steps whose multiples are kept for ever; 0: none
     c.train.checkpoint_best = ""  # knn | linear | loss: keep the step that is best in it; "": none
 
+    c.guard = ConfigDict()  # an update of which loss or gradient is not finite is left out
+    c.guard.spike = placeholder(float)  # so is one of so many times the usual gradient norm
+    c.guard.in_a_row = 10  # such steps after which the run goes back to the last checkpoint
+    c.guard.roll_backs = 3  # after so many the run stops
+
     c.probe = ConfigDict()
     c.probe.every_epochs = 0.0  # 0: only at the end
     c.probe.train_images = 10_000  # at most; drawn at random

@@ -22,6 +22,9 @@ from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder, take_patches
 from jepa_jax.optim import AdamW, Schedules, moving_average
 
+SETTLED = 100  # updates after which the gradient norm has a usual size
+MEMORY = 0.99  # of the moving average that says which
+
 LOSSES = {"smooth_l1": losses.smooth_l1, "l2": losses.l2, "l1": losses.l1}
 
 
@@ -37,6 +40,18 @@ class IJEPA:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in 0..1, by channel
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     accumulate: int = 1  # parts in which a batch goes through
+    spike: float | None = None  # times the usual gradient norm, beyond which nothing is changed
+
+
+class Guard(NamedTuple):
+    """What is remembered to tell a sound gradient from one to leave out."""
+
+    usual_norm: Array  # () float32, moving average of the gradient norm
+    in_a_row: Array  # () int32, updates left out in a row
+
+
+def new_guard() -> Guard:
+    return Guard(jnp.float32(0), jnp.int32(0))
 
 
 class State(flax.struct.PyTreeNode):
@@ -46,6 +61,7 @@ class State(flax.struct.PyTreeNode):
     params: dict[str, Any]  # {"encoder": θ, "predictor": φ}
     target: Any  # θ̄, a tree like params["encoder"]
     opt_state: optax.OptState
+    guard: Guard = flax.struct.field(default_factory=new_guard)
 
 
 class Batch(NamedTuple):
@@ -54,13 +70,15 @@ class Batch(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Of one step; float32 scalars."""
+    """Of one step; float32 scalars, counts int32."""
 
     loss: Array
     learning_rate: Array
     weight_decay: Array
     momentum: Array
     gradient_norm: Array
+    skipped: Array  # updates left out since the run began
+    skipped_in_a_row: Array  # up to this step; 0 if its update was made
 
 
 def init(model: IJEPA, key: Array, image_shape: tuple[int, int, int]) -> State:
@@ -148,10 +166,36 @@ def loss_and_gradient(model: IJEPA, state: State, batch: Batch) -> tuple[Array, 
 
 
 def train_step(model: IJEPA, state: State, batch: Batch) -> tuple[State, Metrics]:
-    """One step: gradient, AdamW on θ and φ, then the moving average θ̄."""
+    """One step: gradient, AdamW on θ and φ, then the moving average θ̄.
+
+    After an unsound gradient all of them stay as they were, and only the step counts on.
+    """
     schedule = model.schedules(state.step)
     value, gradient = loss_and_gradient(model, state, batch)
     params, opt_state = model.optimizer.update(gradient, state.opt_state, state.params, schedule)
     target = moving_average(state.target, params["encoder"], schedule.momentum)
-    state = State(state.step + 1, params, target, opt_state)
-    return state, Metrics(value, *schedule, optax.tree.norm(gradient))
+
+    norm = optax.tree.norm(gradient)
+    sound = is_sound(model, state, value, norm)
+    new = State(state.step, params, target, opt_state, _remember(state, norm))
+    old = state.replace(guard=state.guard._replace(in_a_row=state.guard.in_a_row + 1))
+    state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), new, old)
+    state = state.replace(step=state.step + 1)
+    skipped = state.step - state.opt_state.count  # Adam counts the updates that were made
+    return state, Metrics(value, *schedule, norm, skipped, state.guard.in_a_row)
+
+
+def is_sound(model: IJEPA, state: State, value: Array, norm: Array) -> Array:
+    """Whether an update may be made: loss and gradient are finite, and no spike."""
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    if model.spike is None:
+        return finite
+    settled = state.opt_state.count >= SETTLED
+    return finite & (~settled | (norm <= model.spike * state.guard.usual_norm))
+
+
+def _remember(state: State, norm: Array) -> Guard:
+    """The guard after an update that is made."""
+    average = MEMORY * state.guard.usual_norm + (1 - MEMORY) * norm
+    usual = jnp.where(state.opt_state.count == 0, norm, average)
+    return Guard(usual, jnp.zeros_like(state.guard.in_a_row))

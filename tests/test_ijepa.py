@@ -119,3 +119,33 @@ def test_padding_of_targets_does_not_reach_the_loss(model, state):
     before = loss(model, state.params, state.target, whole)
     after = loss(model, state.params, state.target, whole._replace(masks=moved))
     assert float(before) == float(after)
+
+
+def test_an_unsound_step_changes_nothing_but_its_number(model, state):
+    images = np.array(batch().images, np.float32)
+    images[3, 0, 0, 0] = np.nan
+    after, metrics = train_step(model, state, batch()._replace(images=images))
+    for part in ("params", "target", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(state, part))
+    assert (int(after.step), int(metrics.skipped), int(metrics.skipped_in_a_row)) == (1, 1, 1)
+    after, metrics = train_step(model, after, batch())
+    assert (int(after.step), int(metrics.skipped), int(metrics.skipped_in_a_row)) == (2, 1, 0)
+
+
+def test_a_spike_is_left_out_once_the_usual_is_known(state):
+    model = build(spike=2.0)
+    known = state.guard._replace(usual_norm=jnp.float32(1.0))
+    for count, usual, sound in ((99, 1.0, True), (100, 1.0, False), (100, 2.0, True)):
+        past = state.replace(
+            opt_state=state.opt_state._replace(count=jnp.int32(count)),
+            guard=known._replace(usual_norm=jnp.float32(usual)),
+        )
+        assert bool(ijepa.is_sound(model, past, jnp.float32(1), jnp.float32(3))) == sound
+
+
+def test_the_usual_norm_follows_the_gradient(stepped, model):
+    after, metrics = stepped
+    assert float(after.guard.usual_norm) == float(metrics.gradient_norm)
+    again, second = train_step(model, after, batch(seed=1))
+    expected = 0.99 * float(metrics.gradient_norm) + 0.01 * float(second.gradient_norm)
+    assert float(again.guard.usual_norm) == pytest.approx(expected)

@@ -34,6 +34,10 @@ def rows(workdir: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def events(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "events.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("runs") / "finished"
@@ -119,13 +123,55 @@ def test_another_config_is_refused_with_the_difference(finished):
         train(config, str(finished))
 
 
-def test_a_diverged_run_stops_and_says_so(tmp_path):
+def test_a_diverged_run_stops_with_a_report(tmp_path):
     config = tiny()
     config.optim.learning_rate = config.optim.start_learning_rate = 1e30
     config.train.log_every = 100
-    with pytest.raises(UserError, match=r"loss is (nan|inf) at step"):
+    config.guard.in_a_row, config.guard.roll_backs = 2, 1
+    with pytest.raises(UserError, match=r"were left out: loss .*, after 1 roll-backs: start again"):
         train(config, str(tmp_path))
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+    skipped = [row for row in events(tmp_path) if row["event"] == "skipped"]
+    assert len(skipped) == 4
+    assert all(len(row["images"]) == config.train.batch_size for row in skipped)
+
+
+class Poison:
+    """Makes the images of some batches not finite, by the number of the batch."""
+
+    def __init__(self, monkeypatch, numbers: set[int]):
+        original = loop.train_batches
+
+        def poisoned(*args, start, **kwargs):
+            for number, batch in enumerate(original(*args, start=start, **kwargs), start):
+                images = batch.images.astype(np.float32) / 255
+                yield batch._replace(images=images * np.nan if number in numbers else images)
+
+        monkeypatch.setattr(loop, "train_batches", poisoned)
+
+
+def test_a_batch_that_is_not_finite_changes_nothing(tmp_path, monkeypatch):
+    Poison(monkeypatch, {4})
+    config = tiny()
+    config.probe.every_epochs = 0.0
+    assert train(config, str(tmp_path)) == FINISHED
+    assert [row["skipped"] for row in rows(tmp_path)] == 4 * [0] + 8 * [1]
+    assert [row["step"] for row in rows(tmp_path) if row["loss"] is None] == [5]
+    (skipped,) = [row for row in events(tmp_path) if row["event"] == "skipped"]
+    source_indices = loop.prepare(config, str(tmp_path)).loader[4]["index"]
+    assert skipped["images"] == source_indices.tolist()
+
+
+def test_a_streak_rolls_back_and_goes_on_behind_it(tmp_path, monkeypatch):
+    Poison(monkeypatch, {6, 7})
+    config = tiny()
+    config.probe.every_epochs = 0.0
+    config.guard.in_a_row = 2
+    assert train(config, str(tmp_path)) == FINISHED
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, STEPS + 1))
+    assert all(row["skipped"] == 0 for row in rows(tmp_path))
+    (event,) = [row for row in events(tmp_path) if row["event"] == "roll_back"]
+    assert (event["at"], event["step"], event["skipped_batches"]) == (8, 5, 3)
 
 
 def test_images_without_labels_train_without_probes(tmp_path):
@@ -177,6 +223,6 @@ def test_a_damaged_checkpoint_costs_only_its_own_steps(finished, tmp_path, capsy
 def test_state_is_placed_by_its_sharding(finished):
     run = loop.prepare(tiny(), str(finished))
     state, start = loop.restore(run)
-    assert start == STEPS
+    assert start.step == STEPS
     placed = jax.tree.map(lambda leaf, place: leaf.sharding == place, state, run.sharding)
     assert all(jax.tree.leaves(placed))

@@ -73,18 +73,18 @@ class TrainBatches:
         self.first_row = shard[0] * self.local_size  # where in the global batch they begin
         self._batch_size = batch_size
         self._threads, self._workers = data.threads, data.workers
-        self._row = (
-            grain.MapDataset.range(len(source))
-            .seed(seed)
-            .shuffle()
-            .repeat()
-            .random_map(_Load(source, TrainView.of(data)))
-        )
+        self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        self._row = self._order.random_map(_Load(source, TrainView.of(data)))
 
     def __getitem__(self, step: int) -> Batch:
         return _stack(
             [self._row[self._place(step * self.local_size + i)] for i in range(self.local_size)]
         )
+
+    def indices(self, step: int) -> list[int]:
+        """Which examples `self[step]` asks for, without reading them."""
+        first = step * self.local_size
+        return [int(self._order[self._place(first + i)]) for i in range(self.local_size)]
 
     def iterate(self, start_step: int = 0) -> Generator[Batch]:
         """Yields `self[start_step]`, `self[start_step + 1]`, … for ever, made ahead.

@@ -72,12 +72,12 @@ class Checkpoints:
         """Tells what a step scored, so that the best is kept; it may be saved already."""
         self._best.score(step, scores)
 
-    def save(self, step: int, state: Any) -> None:
-        """Saves unless this step is saved already."""
+    def save(self, step: int, state: Any, **more: Any) -> None:
+        """Saves unless this step is saved already; `more` is stored beside the state, as JSON."""
         self._saved_at = time.monotonic()
         if step == self.latest():
             return
-        about = self._about | {"checksums": checksums(state)}
+        about = self._about | more | {"checksums": checksums(state)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             about=ocp.args.JsonSave(about | {"digest": _digest(about)}),
@@ -112,6 +112,14 @@ class Checkpoints:
                 f" {problem}; to start from the beginning, move that folder away"
             )
         return None
+
+    def forget_after(self, step: int) -> None:
+        """Deletes later steps, if there is one that is not later."""
+        self.wait()
+        steps = self._manager.all_steps()
+        for later in [number for number in steps if number > step]:
+            if min(steps) <= step:
+                self._manager.delete(later)
 
     def _read(self, step: int, shapes: Any) -> Restored:
         """What lies there, if it is what was saved."""

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -30,6 +30,7 @@ from jepa_jax.parallel.sharding import (
 from jepa_jax.training.about import about_run
 from jepa_jax.training.batches import train_batches
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
+from jepa_jax.training.guard import Diverged, Watch
 from jepa_jax.training.progress import Display, introduction, result_table
 from jepa_jax.training.setup import build_model, jit_step, purpose_key, total_steps
 from jepa_jax.training.signals import StopWish
@@ -88,14 +89,19 @@ def train(config: ConfigDict, path: str) -> int:
         return FINISHED
 
     state, start = restore(run)
-    with Display(run.total, start) as display, StopWish() as stop:
+    with Display(run.total, start.step) as display, StopWish() as stop:
         display.say(introduction(config, run.shapes.params, run.loader, run.total))
         if run.mesh.size > 1:
             display.say(placement_table(run.shapes, run.sharding))
-        if start:
-            display.say(f"going on after step {start}")
+        if start.step:
+            display.say(f"going on after step {start.step}")
 
-        state, reached = steps(run, state, start, display, stop)
+        while True:
+            try:
+                state, reached = steps(run, state, start, display, stop)
+                break
+            except Diverged as diverged:
+                state, start = roll_back(run, start, diverged, display)
         if reached < run.total:
             display.say(f"stopped and saved after step {reached}; the same command goes on")
             return STOPPED
@@ -136,23 +142,59 @@ def prepare(config: ConfigDict, path: str) -> Run:
     return run
 
 
-def restore(run: Run) -> tuple[ijepa.State, int]:
-    """The newest sound state, or a fresh one, and its step; metrics of later steps are dropped."""
+class Start(NamedTuple):
+    """Where the run goes on."""
+
+    step: int = 0  # finished
+    skipped_batches: int = 0  # by roll-backs: step s gets the batch s + skipped_batches
+    roll_backs: int = 0
+
+
+def restore(run: Run) -> tuple[ijepa.State, Start]:
+    """The newest sound state, or a fresh one; metrics of later steps are dropped."""
     restored = run.checkpoints.restore(with_sharding(run.shapes, run.sharding))
     if restored is None:
-        state, start = jax.jit(run.fresh, out_shardings=run.sharding)(), 0
+        state, start = jax.jit(run.fresh, out_shardings=run.sharding)(), Start()
     else:
-        state, start = restored.state, restored.step
-    run.workdir.forget_after(start)
+        state, start = restored.state, Start(restored.step, **restored.about["course"])
+    run.workdir.forget_after(start.step, start.step + start.skipped_batches)
     for row in run.workdir.rows():
         run.checkpoints.score(row["step"], row)
     return state, start
 
 
+def roll_back(
+    run: Run, start: Start, diverged: Diverged, display: Display
+) -> tuple[ijepa.State, Start]:
+    """The state before the steps that were left out; all batches since are skipped.
+
+    Raises:
+      UserError: if that was done too often.
+    """
+    if start.roll_backs >= run.config.guard.roll_backs:
+        raise UserError(
+            f"{diverged}, after {start.roll_backs} roll-backs: start again in a new --workdir with"
+            " a lower optim.learning_rate, or with optim.clip_norm=1; events.jsonl has the images"
+        )
+    run.checkpoints.forget_after(diverged.before)
+    state, saved = restore(run)
+    skipped = diverged.batch + 1 - saved.step
+    display.say(
+        f"warning: {diverged}; going back to step {saved.step}, and on with the data after them"
+    )
+    start = Start(saved.step, skipped, start.roll_backs + 1)
+    run.workdir.record("roll_back", at=diverged.step, **start._asdict())
+    return state, start
+
+
 def steps(
-    run: Run, state: ijepa.State, start: int, display: Display, stop: StopWish
+    run: Run, state: ijepa.State, start: Start, display: Display, stop: StopWish
 ) -> tuple[ijepa.State, int]:
-    """Trains from step `start` to the end, or to a signal; the last step is saved either way."""
+    """Trains from `start` to the end, or to a signal; the last step is saved either way.
+
+    Raises:
+      Diverged: if too many updates in a row were left out.
+    """
     config, every = run.config, run.config.train
     one_step = jit_step(run.sharding)
     broken = Broken(
@@ -164,11 +206,13 @@ def steps(
         record=run.workdir.append_broken,
     )
     rate = Rate(every.batch_size)
+    watch = Watch(config.guard, run.loader, display.say, run.workdir.record, IN_FLIGHT)
+    course = {"skipped_batches": start.skipped_batches, "roll_backs": start.roll_backs}
     batches = train_batches(
         run.loader,
         mask_spec(config),
         seed=config.seed,
-        start=start,
+        start=start.step + start.skipped_batches,
         sharding=batch_sharding(run.mesh),
         broken=broken,
         waiting=rate.waiting,
@@ -176,38 +220,40 @@ def steps(
     probe_every = 0
     if run.probe and config.probe.every_epochs:
         probe_every = max(1, round(config.probe.every_epochs * run.loader.steps_per_epoch))
-    step = start
-    while step < run.total and not stop:
-        batch = next(batches)
-        with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
-            state, metrics = one_step(run.model, state, batch)
-        step += 1
-        rate.tick(metrics.loss)
+    step = start.step
+    with contextlib.closing(batches):
+        while step < run.total and not stop:
+            batch = next(batches)
+            with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
+                state, metrics = one_step(run.model, state, batch)
+            watch.sent(step + 1, step + start.skipped_batches, metrics)
+            step += 1
+            rate.tick(metrics.loss)
 
-        last = step == run.total  # it is saved below and probed in `finish`
-        probing = probe_every and not last and step % probe_every == 0
-        logging = last or probing or step % every.log_every == 0
-        saving = probing or run.checkpoints.due(step)
-        if logging or saving:
-            numbers = _finite(metrics, step)  # never save what has diverged
-        if logging:
-            row = {"step": step, **numbers, **rate.measure(), "broken_images": len(broken)}
-            run.workdir.append(row)
-            display.update(row)
-            run.checkpoints.score(step, row)
-        if saving:
-            run.checkpoints.save(step, state)
-        if probing:  # after saving: whatever may be wrong with those images, the step is safe
-            scores = run.probe.scores(run.model, state.target)
-            run.workdir.amend(step, scores)
-            run.checkpoints.score(step, scores)
-            display.probed(step, scores)
-        if logging:
-            rate.restart()
-    batches.close()
-    if step > start:  # a signal may have come after the last look
-        _finite(metrics, step)
-        run.checkpoints.save(step, state)
+            last = step == run.total  # it is saved below and probed in `finish`
+            probing = probe_every and not last and step % probe_every == 0
+            logging = last or probing or step % every.log_every == 0
+            saving = probing or run.checkpoints.due(step)
+            if logging or saving:
+                watch.settle()
+                numbers = _numbers(metrics)
+            if logging:
+                row = {"step": step, **numbers, **rate.measure(), "broken_images": len(broken)}
+                run.workdir.append(row)
+                display.update(row)
+                run.checkpoints.score(step, row)
+            if saving and not numbers["skipped_in_a_row"]:  # a roll-back wants one before them
+                run.checkpoints.save(step, state, course=course)
+            if probing:  # after saving: whatever may be wrong with those images, the step is safe
+                scores = run.probe.scores(run.model, state.target)
+                run.workdir.amend(step, scores)
+                run.checkpoints.score(step, scores)
+                display.probed(step, scores)
+            if logging:
+                rate.restart()
+        watch.settle()
+    if step > start.step:
+        run.checkpoints.save(step, state, course=course)
     run.checkpoints.wait()
     return state, step
 
@@ -278,12 +324,7 @@ class Rate:
         }
 
 
-def _finite(metrics: ijepa.Metrics, step: int) -> dict[str, float]:
-    """The numbers of a step, whose loss must be finite."""
-    numbers = {name: float(value) for name, value in metrics._asdict().items()}
-    if not math.isfinite(numbers["loss"]):
-        raise UserError(
-            f"the loss is {numbers['loss']} at step {step}: start again in a new --workdir with a"
-            " lower optim.learning_rate, or with optim.clip_norm=1"
-        )
-    return numbers
+def _numbers(metrics: ijepa.Metrics) -> dict[str, float | None]:
+    """The numbers of a step; None for those that are not finite, which JSON has no words for."""
+    numbers = {name: value.item() for name, value in metrics._asdict().items()}
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

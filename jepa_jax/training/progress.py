@@ -32,8 +32,9 @@ class Display:
 
     def update(self, row: dict[str, Any]) -> None:
         """One row of metrics."""
+        loss = float("nan") if row["loss"] is None else row["loss"]
         values = (
-            f"loss {row['loss']:.4f}  {row['images_per_second'] or 0:,.0f} images/s"
+            f"loss {loss:.4f}  {row['images_per_second'] or 0:,.0f} images/s"
             f"  learning rate {row['learning_rate']:.2e}"
         )
         self._bar.update(self._task, completed=row["step"], values=values)

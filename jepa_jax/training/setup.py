@@ -73,4 +73,5 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         accumulate=config.train.accumulate,
+        spike=config.guard.spike,
     )

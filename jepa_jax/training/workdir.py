@@ -1,6 +1,7 @@
 """The folder of a run: its config, its metrics and its results."""
 
 import json
+import time
 from typing import Any
 
 from etils import epath
@@ -8,11 +9,13 @@ from ml_collections import ConfigDict
 
 from jepa_jax.atomic import write_text
 from jepa_jax.errors import UserError
+from jepa_jax.training.jsonlines import JsonLines
 
 # What may change between two starts of one run: it has no say in what is learned.
 FREE = (
     "train.log_every",
     "train.checkpoint",
+    "guard.",
     "probe.",
     "mesh.",
     "data.threads",
@@ -40,8 +43,9 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
-        self._metrics = self.path / "metrics.jsonl"
-        self._broken = self.path / "broken_images.jsonl"
+        self._metrics = JsonLines(self.path / "metrics.jsonl")
+        self._events = JsonLines(self.path / "events.jsonl")
+        self._broken = JsonLines(self.path / "broken_images.jsonl")
         self._writes = writes
 
     def claim(self, config: ConfigDict) -> None:
@@ -71,30 +75,38 @@ class Workdir:
 
     def append(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
-        self._append(self._metrics, row)
+        if self._writes:
+            self._metrics.append(row)
+
+    def record(self, event: str, **fields: Any) -> None:
+        """One more line of events.jsonl."""
+        if self._writes:
+            self._events.append({"time": round(time.time(), 3), "event": event, **fields})
 
     def amend(self, step: int, values: dict[str, Any]) -> None:
         """Adds values to the line of a step in metrics.jsonl."""
-        rows = [row | values if row["step"] == step else row for row in self.rows()]
-        self._write_rows(self._metrics, rows)
+        if self._writes:
+            rows = [row | values if row["step"] == step else row for row in self.rows()]
+            self._metrics.rewrite(rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
-        return _read_rows(self._metrics)
+        """The lines of metrics.jsonl; one that a crash cut short is dropped."""
+        return self._metrics.rows()
 
     def append_broken(self, row: dict[str, Any]) -> None:
-        """One more image that could not be read, and the step that found it."""
-        self._append(self._broken, row)
+        """One more image that could not be read, and the step whose batch it was asked for."""
+        if self._writes:
+            self._broken.append(row)
 
     def broken(self) -> list[dict[str, Any]]:
         """All images that could not be read."""
-        return _read_rows(self._broken)
+        return self._broken.rows()
 
-    def forget_after(self, step: int) -> None:
-        """Drops the lines of later steps, which will be made again."""
-        for file in (self._metrics, self._broken):
-            if file.exists():
-                self._write_rows(file, [row for row in _read_rows(file) if row["step"] <= step])
+    def forget_after(self, step: int, batch: int) -> None:
+        """Drops the metrics of later steps and the broken images of later batches."""
+        if self._writes:
+            for lines, last in ((self._metrics, step), (self._broken, batch)):
+                lines.rewrite([row for row in lines.rows() if row["step"] <= last])
 
     def results(self) -> dict[str, Any] | None:
         """What a finished run found, or None."""
@@ -105,28 +117,9 @@ class Workdir:
         """Stores what a finished run found."""
         self._write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
 
-    def _append(self, file: epath.Path, row: dict[str, Any]) -> None:
-        if self._writes:
-            with file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
-
-    def _write_rows(self, file: epath.Path, rows: list[dict[str, Any]]) -> None:
-        self._write(file, "".join(json.dumps(row) + "\n" for row in rows))
-
     def _write(self, file: epath.Path, text: str) -> None:
         if self._writes:
             write_text(file, text)
-
-
-def _read_rows(file: epath.Path) -> list[dict[str, Any]]:
-    """Its lines; one that a crash cut short is dropped."""
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def _differences(old: Any, new: Any, key: str = ""):

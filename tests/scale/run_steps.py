@@ -37,6 +37,7 @@ def shared_recipe() -> ConfigDict:
 def main(workdir: str, last: int):
     run = loop.prepare(shared_recipe(), workdir)
     state, start = loop.restore(run)
+    start = start.step
     step = jit_step(run.sharding)
     everywhere = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(run.mesh, jax.P()))
     batches = train_batches(
@@ -56,7 +57,7 @@ def main(workdir: str, last: int):
             state, metrics = step(run.model, state, batch)
         print("STEP", number, float(metrics.loss).hex(), digest.hexdigest(), flush=True)
     batches.close()
-    run.checkpoints.save(last, state)
+    run.checkpoints.save(last, state, course={})
     run.checkpoints.wait()
 
 
