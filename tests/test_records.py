@@ -1,4 +1,4 @@
-"""ArrayRecord files and TFDS data sets: the right entries of a record, and what is refused."""
+"""ArrayRecord files and the records in them: the right entries, and what is refused."""
 
 import io
 import multiprocessing
@@ -13,96 +13,23 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
-from PIL import Image
-from tensorflow_datasets.proto import tf_example_pb2
 
-from jepa_jax.config import defaults
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
-
-CLASSES = ("cat", "dog")
-PAIR = {
-    "image": tfds.features.Image(shape=(None, None, 3)),
-    "label": tfds.features.ClassLabel(names=CLASSES),
-}
-
-
-def png(seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_records(path, records):
-    writer = ArrayRecordWriter(str(path), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
-    return path
-
-
-def write_tfds(folder, splits, spec=PAIR, shards=1):
-    """Writes what TFDS would: {split: [{entry: value}]} in files of a folder name/version."""
-    folder.mkdir(parents=True)
-    features, name, infos = tfds.features.FeaturesDict(spec), folder.parent.name, []
-    for split, examples in splits.items():
-        records = [features.serialize_example(features.encode_example(e)) for e in examples]
-        parts = [list(part) for part in np.array_split(np.array(records, object), shards)]
-        for i, part in enumerate(parts):
-            file = f"{name}-{split}.array_record-{i:05}-of-{shards:05}"
-            write_records(folder / file, part)
-        lengths = [len(part) for part in parts]
-        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=0))
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(folder),
-        features=features,
-        split_infos=infos,
-        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        check_data=False,
-    )
-    return folder
-
-
-def pets(count=6):
-    """Images and labels, in the order in which class folders would be read."""
-    half = count // 2
-    return [{"image": io.BytesIO(png(i)), "label": int(i >= half)} for i in range(count)]
-
-
-def tf_example(**entries):
-    """An Example of bytes and whole numbers; '__' in a name stands for '/'."""
-    message = tf_example_pb2.Example()
-    for key, value in entries.items():
-        feature = message.features.feature[key.replace("__", "/")]
-        kind = feature.bytes_list if isinstance(value, bytes) else feature.int64_list
-        kind.value.append(value)
-    return message.SerializeToString()
-
-
-def settings(source, path, **changes):
-    data = defaults().data
-    with data.unlocked():
-        data.update(source=source, path=str(path), **changes)
-    return data
-
-
-def read_tfds(root, name="pets", split="train", **changes):
-    return open_source(settings("tfds", root, name=name, **changes), split)
-
-
-def read_records(path, **changes):
-    return open_source(settings("array_record", path, **changes), "train")
-
-
-def labels(source):
-    return source.labels(np.arange(len(source))).tolist()
-
-
-def contents(source):
-    return [(source[i].image, source[i].label) for i in range(len(source))]
-
+from tests.recording import (
+    CLASSES,
+    PAIR,
+    contents,
+    labels,
+    pets,
+    png,
+    read_records,
+    read_tfds,
+    settings,
+    tf_example,
+    write_records,
+    write_tfds,
+)
 
 # Both
 
@@ -363,94 +290,3 @@ def test_broken_features_are_named(tmp_path):
     (tmp_path / "features.json").write_text("{")
     with pytest.raises(UserError, match=r"features\.json can't be understood"):
         read_records(write_records(tmp_path / "a", [png()]))
-
-
-# TFDS data sets
-
-
-def test_newest_version_is_taken_unless_one_is_named(tmp_path):
-    for version, count in (("2.9.0", 4), ("2.10.0", 6), ("1.0.0", 2)):
-        write_tfds(tmp_path / "pets" / version, {"train": pets(count)})
-    counts = {"pets": 6, "pets:2.9.0": 4, "pets:1.*.*": 2}
-    assert {name: len(read_tfds(tmp_path, name)) for name in counts} == counts
-
-
-def test_config_and_folder_of_a_data_set(tmp_path):
-    folder = write_tfds(tmp_path / "pets" / "small" / "1.0.0", {"train": pets()})
-    assert len(read_tfds(tmp_path, "pets/small")) == 6
-    assert len(read_tfds(folder, None)) == 6
-    with pytest.raises(UserError, match="add one of its configs, as in pets/small"):
-        read_tfds(tmp_path)
-
-
-def test_empty_path_is_where_tfds_keeps_its_own(tmp_path, monkeypatch):
-    write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets()})
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
-    assert len(read_tfds("")) == 6
-
-
-@pytest.mark.parametrize(
-    ("split", "numbers"),
-    [
-        ("train[:50%]", [0, 1, 2]),
-        ("train[4:]+test[:1]", [4, 5, 7]),
-        ("test", [7, 8]),
-        ("all", [7, 8, 0, 1, 2, 3, 4, 5]),
-    ],
-)
-def test_split_expressions(tmp_path, split, numbers):
-    test = [{"image": io.BytesIO(png(i)), "label": 0} for i in (7, 8)]
-    write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets(), "test": test}, shards=2)
-    images = [image for image, _ in contents(read_tfds(tmp_path, split=split))]
-    assert sorted(images) == sorted(png(i) for i in numbers)
-
-
-@pytest.mark.parametrize(
-    ("name", "split", "message"),
-    [
-        ("pet", "train", "isn't in .*: prepare it with `tfds build pet .*mean 'pets'"),
-        ("imagenet2012", "train", "`tfds build imagenet2012 --file_format=array_record --data_dir"),
-        ("pets:1.0.1", "train", r"pets has 1\.0\.0; did you mean '1\.0\.0'"),
-        (None, "train", "data.name is empty: name a data set of TFDS"),
-        ("pets", "trian[:9%]", "has no split 'trian', only train; did you mean 'train'"),
-        ("pets", "train+val", "has no split 'val', only train"),
-        ("pets", "train[:900]", r"split 'train\[:900\]' of .*incompatible with 6 examples"),
-        ("pets", "train[a:b]", r"write it as 'train', 'train\[:90%\]'"),
-        ("pets", "train[:0]", r"1\.0\.0 \(train\[:0\]\) holds no images"),
-    ],
-)
-def test_data_sets_that_are_not_there(tmp_path, name, split, message):
-    write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets()})
-    with pytest.raises(UserError, match=message) as error:
-        read_tfds(tmp_path, name, split)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("alternative", [False, True])
-def test_other_formats_must_be_converted(tmp_path, alternative):
-    folder = write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets()})
-    info = (folder / "dataset_info.json").read_text()
-    other = '"fileFormat": "tfrecord"'
-    if alternative:  # as `tfds convert_format` leaves it
-        other += ', "alternativeFileFormats": ["array_record"]'
-    (folder / "dataset_info.json").write_text(info.replace('"fileFormat": "array_record"', other))
-    if alternative:
-        assert len(read_tfds(tmp_path)) == 6
-        return
-    command = f"convert_format --dataset_version_dir={folder} --out_file_format=array_record"
-    with pytest.raises(UserError, match=f"prepared as tfrecord.*`tfds {command}`"):
-        read_tfds(tmp_path)
-
-
-def test_missing_file_is_named(tmp_path):
-    folder = write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets()}, shards=2)
-    (folder / "pets-train.array_record-00001-of-00002").unlink()
-    with pytest.raises(UserError, match="array_record-00001-of-00002 is missing"):
-        read_tfds(tmp_path)
-
-
-def test_broken_metadata_is_named(tmp_path):
-    folder = write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets()})
-    (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(UserError, match=r"1\.0\.0 can't be understood: prepare it again"):
-        read_tfds(tmp_path)
