@@ -14,6 +14,7 @@ from jepa_jax.config import architecture, defaults, mask_spec, mesh_shape
 from jepa_jax.data import mixture
 from jepa_jax.data.resizing import FILTERS, RESIZERS
 from jepa_jax.data.sources import SOURCES
+from jepa_jax.data.splits import check_splits
 from jepa_jax.errors import UserError
 from jepa_jax.ijepa import LOSSES
 from jepa_jax.masks import STYLES
@@ -140,32 +141,10 @@ def _check_sources(data: ConfigDict):
                 f"data.mixture is not used by data.source={data.source!r}: set"
                 " data.source='mixture', or data.mixture=()"
             )
-        _check_splits(data, "data")
-        return
-    for i, part in enumerate(mixture.parts(data)):
-        _check_choice(f"data.mixture[{i}].source", part.data.source, SOURCES)
-        _check_splits(part.data, f"data.mixture[{i}]")
-
-
-def _check_splits(data: ConfigDict, where: str):
-    """Whether the two splits are other images, as far as their names tell."""
-    if data.source == "tfds" and "{split}" in data.path:
-        raise UserError(
-            f"{where}.path={data.path!r} has {{split}}, but TFDS keeps all splits in one folder:"
-            " name its data_dir, or '' for TFDS's own"
-        )
-    by_path = data.source in ("npz", "folder", "array_record")
-    if by_path and data.test_split and "{split}" not in data.path:
-        raise UserError(
-            f"{where}.path={data.path!r} has no {{split}}, so the held-out images would be"
-            f" those trained on: name the splits with {{split}}, or set {where}.test_split='' for"
-            " no probes"
-        )
-    if data.test_split == data.train_split:
-        raise UserError(
-            f"{where}.test_split={data.test_split!r} is {where}.train_split: hold other images"
-            f" out, or set {where}.test_split='' for no probes"
-        )
+    else:
+        for i, part in enumerate(mixture.parts(data)):
+            _check_choice(f"data.mixture[{i}].source", part.data.source, SOURCES)
+    check_splits(data, (data.train_split, data.test_split), "set test_split='' there for no probes")
 
 
 def _check_images(config: ConfigDict):

@@ -129,7 +129,7 @@ def test_split_that_no_part_has():
         ([{"source": "digits", "weight": True}], "has the weight True"),
         ([{"source": "npz", "path": 3}], "path is 3 but must be a text"),
         ([{"source": "npz", "path": "a.npz"}], r"mixture\[0\].path='a.npz' has no {split}"),
-        ([{"source": "digits", "train_split": "val"}], r"mixture\[0\].train_split: hold other"),
+        ([{"source": "digits", "train_split": "val"}], r"mixture\[0\] has the split 'val' twice"),
         ([{"source": "tfds", "name": "mnist"}], r"has {split}, but TFDS keeps all splits in one"),
     ],
 )

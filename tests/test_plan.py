@@ -47,3 +47,20 @@ def test_splits_are_not_taken_for_classes(tmp_path):
     save(tmp_path / "pets", {"train/1.png": b"", "val/2.png": b""})
     with pytest.raises(UserError, match=r"no classes but splits in it: give --from=WHERE/{split}"):
         make_plan(request(source(tmp_path / "pets"), tmp_path / "set"))
+
+
+@pytest.mark.parametrize(
+    ("path", "splits", "message"),
+    [
+        (
+            "pets/train",
+            ["train", "val"],
+            "'train' and 'val' would be the same images.*, or give one",
+        ),
+        ("pets/{split}", ["train", "train"], "the split 'train' twice"),
+    ],
+)
+def test_two_splits_of_the_same_images_are_refused(tmp_path, path, splits, message):
+    save(tmp_path / "pets" / "train", {"cat/1.png": b"", "dog/1.png": b""})
+    with pytest.raises(UserError, match=message):
+        make_plan(request(source(tmp_path / path), tmp_path / "set", splits))

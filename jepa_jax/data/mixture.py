@@ -53,6 +53,12 @@ def _part(data: ConfigDict, given: dict, where: str) -> Part:
     return Part(own, weight)
 
 
+def split_in(part: Part, data: ConfigDict, split: str) -> str:
+    """What the part calls the split that `data` calls so; empty if it has none."""
+    names = {data.test_split: part.data.test_split, data.train_split: part.data.train_split}
+    return names.get(split, split)
+
+
 @dataclass(frozen=True)
 class StretchedSource:
     """A source gone through evenly until there are `length` examples, in its order.

@@ -67,8 +67,7 @@ def open_source(data: ConfigDict, split: str) -> Source:
 def _open_mixture(data: ConfigDict, split: str) -> Source:
     sources, weights = [], []
     for part in mixture.parts(data):
-        names = {data.test_split: part.data.test_split, data.train_split: part.data.train_split}
-        if name := names.get(split, split):
+        if name := mixture.split_in(part, data, split):
             sources.append(open_source(part.data, name))
             weights.append(part.weight)
     if not sources:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.prepare.encoding import Encoding
 from jepa_jax.data.sources import Example, Source, open_source
+from jepa_jax.data.splits import check_splits
 from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 
@@ -163,6 +164,7 @@ def make_plan(request: Request) -> Plan:
     Raises:
       UserError: for what can't be read, or can't be meant.
     """
+    check_splits(request.data, request.splits, "give one of them in --splits")
     sources = {name: open_source(request.data, name) for name in request.splits}
     orders = {name: np.arange(len(source)) for name, source in sources.items()}
     if request.held_out:
