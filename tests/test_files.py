@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from jepa_jax.data import archives
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from tests.opening import labels, read, settings
@@ -167,6 +168,7 @@ def test_forked_processes_may_read_one_archive(archive):
     script = f"""
 import hashlib, os
 from ml_collections import ConfigDict
+from jepa_jax.data import archives
 from jepa_jax.data.sources import open_source
 data = ConfigDict(dict(source="folder", path={str(archive)!r}))
 source = open_source(data, "train")
@@ -238,6 +240,27 @@ def test_damaged_member_of_a_zip_is_named(archive):
     with pytest.raises(UserError, match=r"a\.zip/000\.jpg is damaged"):
         read(archive)[0]
     assert read(archive)[1].image == BLOBS["001.jpg"]
+
+
+def test_member_that_grows_beyond_its_size_is_refused(tmp_path):
+    options = {"compression": zipfile.ZIP_DEFLATED}
+    path = make_zip(tmp_path / "x.zip", {"a.jpg": bytes(10**6)}, **options)
+    data = bytearray(path.read_bytes())
+    size = data.index(b"PK\1\2") + 24  # in the directory
+    data[size : size + 4] = (9999).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.zip/a\.jpg is damaged"):
+        read(path)[0]
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_member_larger_than_any_image_is_refused(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST", 10**6)
+    path = PACKED[kind](tmp_path / f"x.{kind}", {"a.jpg": bytes(10**6 + 1), "b.jpg": b"b"})
+    source = read(path)
+    assert source[1].image == b"b"
+    with pytest.raises(UserError, match=r"a\.jpg has 1,000,001 bytes, too many: shrink it"):
+        source[0]
 
 
 @pytest.mark.parametrize("kind", PACKED)

@@ -23,7 +23,10 @@ from jepa_jax.errors import UserError
 
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
-Members = Iterator[tuple[str, tuple[int, ...]]]  # name, and what it takes to read it
+LARGEST = 2**30  # bytes of a member: more than any picture that can be decoded has
+
+# Name, and what it takes to read it: first of all the bytes of memory.
+Members = Iterator[tuple[str, tuple[int, ...]]]
 
 
 class Archive(abc.ABC):
@@ -33,7 +36,11 @@ class Archive(abc.ABC):
         self.path = path
         members = dict(self._find())  # of members with the same name the last one counts
         self.names = Names(sorted(members))
-        self._where = np.array([members[name] for name in self.names], np.int64)
+        try:
+            self._where = np.array([members[name] for name in self.names], np.int64)
+        except OverflowError as error:
+            message = f"{path} has a member of an impossible size: copy or download it again"
+            raise UserError(message) from error
         self._open()
 
     def _open(self) -> None:
@@ -52,10 +59,12 @@ class Archive(abc.ABC):
 
     def read(self, index: int) -> bytes:
         """The bytes of one member."""
+        name, (size, *where) = f"{self.path}/{self.names[index]}", self._where[index].tolist()
+        if size > LARGEST:
+            raise UserError(f"{name} has {size:,} bytes, too many: shrink it or remove it")
         try:
-            return self._read(*self._where[index].tolist())
+            return self._read(size, *where)
         except (ValueError, zlib.error, OSError, MemoryError, OverflowError) as error:
-            name = f"{self.path}/{self.names[index]}"
             message = f"{name} is damaged: copy or download the {self.path.suffix[1:]} file again"
             raise UserError(message) from error
 
@@ -63,7 +72,7 @@ class Archive(abc.ABC):
     def _find(self) -> Members:
         """The images in it."""
 
-    def _read(self, start: int, size: int) -> bytes:
+    def _read(self, size: int, start: int) -> bytes:
         data = os.pread(self._file, size, start)
         if len(data) < size:
             raise ValueError("the file ends before it")
@@ -103,19 +112,21 @@ class Zip(Archive):
                 self._refuse(name, "is encrypted", "without a password")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 self._refuse(name, "is compressed in a rare way", "with `zip -0`")
-            yield (
-                name,
-                (member.header_offset, member.compress_size, member.compress_type, member.CRC),
-            )
+            packed = member.compress_size
+            size = max(member.file_size, packed)
+            yield name, (size, member.header_offset, packed, member.compress_type, member.CRC)
 
-    def _read(self, start: int, size: int, method: int, checksum: int) -> bytes:
+    def _read(self, size: int, start: int, packed: int, method: int, checksum: int) -> bytes:
         # The header in front of the data repeats the name, and has an extra field of its own.
-        mark, lengths = struct.unpack("<4s22x4s", super()._read(start, 30))
+        mark, lengths = struct.unpack("<4s22x4s", super()._read(30, start))
         if mark != b"PK\x03\x04":
             raise ValueError("no member begins here")
-        data = super()._read(start + 30 + sum(struct.unpack("<HH", lengths)), size)
+        data = super()._read(packed, start + 30 + sum(struct.unpack("<HH", lengths)))
         if method == zipfile.ZIP_DEFLATED:
-            data = zlib.decompress(data, -zlib.MAX_WBITS)
+            # A kilobyte may become a megabyte, whatever the directory says.
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+            if len(data) > size:
+                raise ValueError("larger than it should be")
         if zlib.crc32(data) != checksum:
             raise ValueError("checksums differ")
         return data
@@ -139,7 +150,7 @@ class Tar(Archive):
                     if member.issparse():
                         self._refuse(name, "has holes", "without `tar --sparse`")
                     if member.isreg():
-                        yield name, (member.offset_data, member.size)
+                        yield name, (member.size, member.offset_data)
                 # The module takes any rubbish after the first member for the end.
                 file.fileobj.seek(file.offset)
                 whole = file.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
