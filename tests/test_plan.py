@@ -64,3 +64,14 @@ def test_two_splits_of_the_same_images_are_refused(tmp_path, path, splits, messa
     save(tmp_path / "pets" / "train", {"cat/1.png": b"", "dog/1.png": b""})
     with pytest.raises(UserError, match=message):
         make_plan(request(source(tmp_path / path), tmp_path / "set", splits))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "a ", " ", "a\rb", b"caf\xe9".decode(errors="surrogateescape")]
+)
+def test_class_that_no_list_of_names_holds_is_named(tmp_path, name):
+    save(tmp_path / "pets", {f"{name}/1.png": b"", "dog/2.png": b""})
+    with pytest.raises(UserError, match=r"the class folder .* of .*pets can't stand in") as error:
+        make_plan(request(source(tmp_path / "pets"), tmp_path / "set"))
+    assert repr(name) in str(error.value)
+    assert "\n" not in str(error.value)

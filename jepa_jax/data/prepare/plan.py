@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,6 +184,7 @@ def make_plan(request: Request) -> Plan:
             " where WHERE has a folder or an archive for each"
         )
     classes = each.pop() if len(each) == 1 else tuple(sorted(set().union(*each))) or None
+    _check_names(classes or (), request.data.path)
     number = {name: label for label, name in enumerate(classes or ())}
 
     splits, samples = {}, []
@@ -207,6 +209,17 @@ def make_plan(request: Request) -> Plan:
         encoding=request.encoding,
         beside=_beside(request.data.path),
     )
+
+
+def _check_names(classes: Sequence[str], path: str) -> None:
+    """Whether all can stand in TFDS's list of names: UTF-8, a line each, stripped of spaces."""
+    for name in classes:
+        is_text = name.encode(errors="ignore").decode() == name
+        if not is_text or name.strip().splitlines() != [name]:
+            raise UserError(
+                f"the class folder {name!r} of {path} can't stand in a list of names: rename it,"
+                " in UTF-8, without line breaks and spaces around it"
+            )
 
 
 class _Sample:
