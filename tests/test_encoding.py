@@ -66,3 +66,16 @@ def test_arrays_are_stored_without_loss():
     np.testing.assert_array_equal(np.asarray(opened(Encoding()(example(NOISE[0])))), NOISE[0])
     with pytest.raises(UserError, match="photo has 4 channels: image files have 1 or 3"):
         Encoding()(example(np.zeros((2, 2, 4), np.uint8)))
+
+
+def long(side: int) -> bytes:
+    return encoded(np.zeros((1, side), np.uint8), "png")
+
+
+@pytest.mark.parametrize(("format", "side"), [("webp", 16383), ("jpeg", 65500)])
+def test_what_a_format_cannot_hold_is_named(format, side):
+    assert opened(Encoding(format=format)(example(long(side)))).size == (side, 1)
+    with pytest.raises(
+        UserError, match=rf"photo has {side + 1}×1 pixels, but {format} holds {side}"
+    ):
+        Encoding(format=format)(example(long(side + 1)))

@@ -13,6 +13,7 @@ from jepa_jax.errors import UserError
 
 # Pillow's names, and what they are here; others become png.
 FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
+LONGEST = {"jpeg": 65500, "png": 2**31 - 1, "webp": 16383}  # pixels of a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,27 +35,34 @@ class Encoding:
     def __call__(self, example: Example) -> bytes:
         """The bytes to store. A file that is as it shall be keeps its own, to the last one.
 
-        Raises UserError, which names the example, for what training couldn't read either.
+        Raises UserError, which names the example, for what training couldn't read either, and
+        for what the format can't hold.
         """
         if isinstance(example.image, np.ndarray):
             if example.image.shape[2] not in (1, 3):
                 channels = example.image.shape[2]
                 raise UserError(f"{example.name} has {channels} channels: image files have 1 or 3")
-            return self._encode(example.image, self.format or "png")
+            return self._encode(example.image, self.format or "png", example.name)
         own, side = _header(example.image) if self.short_side or self.format else (None, 0)
         if side <= (self.short_side or side) and self.format in (None, own):
             if self.check:
                 decode(example, channels=3)
             return example.image
-        return self._encode(decode(example, channels=3), self.format or own or "png")
+        pixels = decode(example, channels=3)
+        return self._encode(pixels, self.format or own or "png", example.name)
 
-    def _encode(self, pixels: UInt8[np.ndarray, "H W C"], format: str) -> bytes:
+    def _encode(self, pixels: UInt8[np.ndarray, "H W C"], format: str, name: str) -> bytes:
         if (pixels == pixels[..., :1]).all():  # grey: one channel tells it all
             pixels = pixels[..., 0]
         image = Image.fromarray(pixels)
         if (scale := self.short_side / min(image.size)) and scale < 1:
             size = [round(scale * side) for side in image.size]
             image = image.resize(size, Image.Resampling.BICUBIC)  # which is antialiased
+        if max(image.size) > LONGEST[format]:
+            raise UserError(
+                f"{name} has {image.width}×{image.height} pixels, but {format} holds"
+                f" {LONGEST[format]} a side: shrink it, or store another format"
+            )
         file = io.BytesIO()
         image.save(file, format, quality=self.quality)
         return file.getvalue()
