@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
+from jepa_jax.config import defaults
 from jepa_jax.data.prepare.encoding import Encoding
 from jepa_jax.data.prepare.plan import Request
 from jepa_jax.data.prepare.run import Means
@@ -15,10 +16,11 @@ from jepa_jax.data.prepare.run import Means
 NOISE = np.random.default_rng(0).integers(0, 256, (600, 100, 100, 3), np.uint8)
 
 
-def source(path, kind: str = "folder") -> ConfigDict:
-    return ConfigDict(
-        {"source": kind, "path": str(path), "train_split": "train", "test_split": "test"}
-    )
+def source(path, kind: str = "folder", test_split: str = "") -> ConfigDict:
+    """As the command has it with --from."""
+    data = defaults().data
+    data.source, data.path, data.test_split = kind, str(path), test_split
+    return data
 
 
 def request(data: ConfigDict, to: pathlib.Path, splits=("train",), held_out=0.0, **encoding):

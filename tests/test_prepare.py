@@ -61,7 +61,7 @@ def test_images_without_labels(tmp_path):
 
 
 def test_digits_become_png(tmp_path):
-    wanted = request(source("", "digits"), tmp_path / "digits", ["train", "test"])
+    wanted = request(source("", "digits", "test"), tmp_path / "digits", ["train", "test"])
     assert prepare(wanted, means()) == FINISHED
     digits = load_digits()
     keep = np.arange(1797) % 5 == 0

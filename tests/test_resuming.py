@@ -1,5 +1,6 @@
 """Stops, kills and changed requests do no harm to a data set that is prepared."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -117,6 +118,31 @@ def test_a_finished_data_set_says_so(noise, whole, capsys):
     assert files(whole) == before
     with pytest.raises(UserError, match=r"another data set \(format: None -> webp\)"):
         prepare(request(noise, whole, format="webp"), means())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("image_key", "left"), ("mixture", ({"source": "digits"},)), ("a_key_to_come", 3)],
+)
+def test_no_key_of_a_source_is_forgotten(noise, tmp_path, key, value):
+    changed = noise.copy_and_resolve_references().unlock()
+    changed[key] = value
+    changed.image_size = (32, 32)  # which is training's
+    first, second = (request(data, tmp_path / "set").asked() for data in (noise, changed))
+    assert {name for name in second if second[name] != first.get(name)} == {key}
+    assert json.loads(json.dumps(second)) == second
+
+
+def test_a_finished_data_set_whose_source_has_changed_says_so(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=NOISE[:4])
+    wanted = request(source(path, "npz"), tmp_path / "set")
+    assert prepare(wanted, means()) == FINISHED
+    np.savez(path, images=NOISE[:5])
+    with pytest.raises(UserError, match=r"another data set \(train images: 4 -> 5; "):
+        prepare(wanted, means())
+    path.unlink()
+    assert prepare(wanted, means()) == FINISHED
 
 
 def test_a_data_set_of_another_program_is_let_alone(noise, tmp_path):

@@ -62,7 +62,7 @@ class Folder:
         if not file.exists():
             raise UserError(f"{self.final} was made by another program: choose another --to")
         result = json.loads(file.read_text())
-        self._compare(result["asked"], request.asked())
+        self.compare(result["asked"], request.asked())
         shutil.rmtree(self.work, ignore_errors=True)  # there if it was killed in `finish`
         return result
 
@@ -72,16 +72,17 @@ class Folder:
         file = self.work / "plan.json"
         if file.exists():
             stored = json.loads(file.read_text())
-            self._compare(stored["asked"], asked)
-            self._compare(stored["found"], found)
+            self.compare(stored["asked"], asked)
+            self.compare(stored["found"], found)
         self._shards.mkdir(parents=True, exist_ok=True)
         for part in self.work.glob("*.part"):  # of a process that was killed
             part.unlink()
         _write(file, {"asked": asked, "found": found})
 
-    def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+    def compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        """Raises UserError if they differ in a key that both have: versions may add some."""
         changed = [
-            f"{key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]
+            f"{key}: {old[key]} -> {new[key]}" for key in new if old.get(key, new[key]) != new[key]
         ]
         if changed:
             raise UserError(

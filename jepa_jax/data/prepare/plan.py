@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import re
@@ -21,6 +22,13 @@ from jepa_jax.errors import UserError
 
 HELD_OUT = "val"  # the split of held-out images
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # no names of classes
+# Keys of a config's `data` that have no say in which images a source has. Others are remembered,
+# so that a new key of a source can't be forgotten.
+TRAINING = {
+    *("image_size", "channels", "crop_scale", "crop_aspect", "interpolation", "resizer"),
+    *("flip", "colour_jitter", "greyscale", "blur", "eval_crop", "mean", "std"),
+    *("threads", "workers", "broken_share"),
+}
 SAMPLE = 64  # examples of a split that are looked at beforehand
 SHARDS = 16  # at least, for many workers to share and for a stop to cost little,
 SHARD_EXAMPLES = 1000  # unless they had fewer examples than these
@@ -63,10 +71,9 @@ class Request:
 
     def asked(self) -> dict[str, Any]:
         """All that has a say in what is written."""
+        data = json.loads(self.data.to_json_best_effort())  # as it is read from a file later
         return {
-            "source": self.data.source,
-            "path": self.data.path,
-            "name": self.data.get("name"),
+            **{key: value for key, value in data.items() if key not in TRAINING},
             "splits": ", ".join(self.splits),
             "held_out": self.held_out,
             **dataclasses.asdict(self.encoding),

@@ -3,7 +3,7 @@
 import dataclasses
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from typing import Protocol
+from typing import Any, Protocol
 
 from jepa_jax.data.prepare.display import Bar, broken_list, config_lines, result_table, say
 from jepa_jax.data.prepare.folder import Content, Folder
@@ -55,6 +55,8 @@ def prepare(request: Request, means: Means) -> int:
                 return STOPPED
             _check(_broken(contents), plan, folder, means)
             result = folder.finish(request, plan, contents)
+        else:
+            folder.compare(result["found"], _found_now(request))
     except OSError as error:
         path = error.filename or folder.path
         raise UserError(f"{path} can't be written: {error.strerror}") from error
@@ -64,6 +66,13 @@ def prepare(request: Request, means: Means) -> int:
         say(broken_list(result["broken"]))
     say(config_lines(folder.final, result["splits"]))
     return FINISHED
+
+
+def _found_now(request: Request) -> dict[str, Any]:
+    try:
+        return make_plan(request).found()
+    except UserError:  # the source is gone, and isn't needed any more
+        return {}
 
 
 def write_missing(plan: Plan, folder: Folder, means: Means) -> None:
