@@ -57,6 +57,22 @@ def test_single_outer_folders_are_stepped_into(lay_out):
     assert source.classes == ("cat", "dog")
 
 
+def test_backslashes_of_old_windows_tools_are_slashes(lay_out):
+    names = ["pets\\cat\\1.jpg", "pets\\dog\\2.jpg", "pets/cat/3.jpg", "__MACOSX\\cat\\._1.jpg"]
+    source = read(lay_out(*names, "pets\\.trash\\4.jpg"))
+    assert [name.replace("\\", "/") for name in contents(source)] == [
+        "pets/cat/1.jpg",
+        "pets/cat/3.jpg",
+        "pets/dog/2.jpg",
+    ]
+    assert source.classes == ("cat", "dog")
+    assert labels(source) == [0, 0, 1]
+
+
+def test_a_colon_in_a_class_is_no_drive(lay_out):
+    assert read(lay_out("a: b/1.jpg", "c:d/2.jpg")).classes == ("a: b", "c:d")
+
+
 @pytest.mark.parametrize("prefix", ["", "train/"])
 def test_flat_images_have_no_labels(lay_out, prefix):
     source = read(lay_out(f"{prefix}b.jpg", f"{prefix}a.jpg"))

@@ -5,7 +5,6 @@
 
 import abc
 import os
-import posixpath
 import re
 import stat
 import struct
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa_jax.data.names import Names, is_image
+from jepa_jax.data.names import Names, is_image, normal
 from jepa_jax.errors import UserError
 
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -79,12 +78,12 @@ class Archive(abc.ABC):
         return data
 
     def _inside(self, name: str) -> str:
-        """The name without a leading './'. One that leads out of the archive raises UserError."""
+        """The normal name. One that leads out of the archive raises UserError."""
         parts = name.replace("\\", "/").split("/")
-        if ".." in parts or not parts[0] or re.match(r"[a-zA-Z]:", name):
+        if ".." in parts or not parts[0] or re.fullmatch("[a-zA-Z]:", parts[0]):
             message = f"{self.path} has a member {name!r}, which leads out of it: pack it anew"
             raise UserError(message)
-        return posixpath.normpath(name)
+        return normal(name)
 
     def _refuse(self, name: str, reason: str, remedy: str) -> None:
         raise UserError(f"{self.path}/{name} {reason}: pack it anew {remedy}")
@@ -104,7 +103,7 @@ class Zip(Archive):
             raise UserError(f"{self.path} can't be read: {error.strerror}") from error
         for member in members:
             name = self._inside(member.filename)
-            if member.is_dir() or not is_image(name):
+            if member.filename.endswith(("/", "\\")) or not is_image(name):
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
                 self._refuse(name, "is a link", "without `zip --symlinks`")

@@ -7,13 +7,13 @@ from typing import NoReturn
 import numpy as np
 
 from jepa_jax.data.archives import COMPRESSED, Archive, Tar, Zip
-from jepa_jax.data.names import SUFFIXES, Names, class_of_each, is_image, is_visible
+from jepa_jax.data.names import SUFFIXES, Names, class_of_each, is_image, is_visible, normal
 from jepa_jax.data.protocol import Example, Indices, Labels
 from jepa_jax.errors import UserError
 
 
 class Folder:
-    """The images below a folder. `names` are relative to it, with '/', sorted."""
+    """The images below a folder. `names` are relative to it, sorted."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -26,7 +26,7 @@ class Folder:
             folders[:] = sorted(filter(is_visible, folders))
             within = "" if folder == str(path) else f"{os.path.relpath(folder, path)}/"
             names += [within + file for file in files if is_image(file)]
-        self.names = Names(sorted(names))
+        self.names = Names(sorted(names, key=normal))
 
     def read(self, index: int) -> bytes:
         """The bytes of one file."""

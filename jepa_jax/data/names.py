@@ -1,6 +1,7 @@
 """The names of many image files: kept in little memory, and the classes that they tell."""
 
 import os
+import posixpath
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,9 +37,18 @@ class Names(Sequence):
         return self._text[start : self._ends[index]].decode("utf-8", "surrogateescape")
 
 
+def normal(name: str) -> str:
+    """A relative path with '/' between its parts, which old Windows tools write as a backslash.
+
+    >>> normal("./cat\\\\1.png")
+    'cat/1.png'
+    """
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
 def is_image(name: str) -> bool:
     """Whether a relative path is that of an image, and nothing along it is hidden."""
-    return name.lower().endswith(SUFFIXES) and all(map(is_visible, name.split("/")))
+    return name.lower().endswith(SUFFIXES) and all(map(is_visible, normal(name).split("/")))
 
 
 def is_visible(part: str) -> bool:
@@ -47,8 +57,9 @@ def is_visible(part: str) -> bool:
 
 
 def class_of_each(names: Sequence[str], path: Path) -> list[str] | None:
-    """The class of every file: its top folder; None if no file is in one. `names` are sorted.
+    """The class of every file: its top folder; None if no file is in one.
 
+    `names` are sorted by what `normal` makes of them.
     A folder that all the files share (`train/` in `train/cat/1.png`, `train/dog/2.png`) is
     stepped into first. Files beside class folders raise UserError, naming `path` and a file.
 
@@ -57,9 +68,10 @@ def class_of_each(names: Sequence[str], path: Path) -> list[str] | None:
     >>> class_of_each(["train/1.png", "train/2.png"], "pets.zip")
     """
     # The folder that the first and the last of sorted names share, all share.
-    shared = os.path.commonpath([os.path.dirname(names[0]), os.path.dirname(names[-1])])
+    ends = [os.path.dirname(normal(name)) for name in (names[0], names[-1])]
+    shared = os.path.commonpath(ends)
     start = len(shared) + 1 if shared else 0
-    tops = (name[start:].partition("/") for name in names)
+    tops = (normal(name)[start:].partition("/") for name in names)
     classes = [sys.intern(top) if slash else None for top, slash, _ in tops]
     if not any(classes):
         return None
