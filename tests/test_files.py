@@ -1,5 +1,6 @@
 """Images in folders, zip and tar files: which count, and their classes."""
 
+import os
 import pickle
 
 import numpy as np
@@ -124,6 +125,29 @@ def test_links_that_go_round_in_circles_are_followed_once(tmp_path):
         (tmp_path / name / "1.png").write_bytes(b"")
     (tmp_path / "cat" / "again").symlink_to(tmp_path)
     assert len(open_source(settings("folder", tmp_path), "train")) == 2
+
+
+def test_two_links_to_one_folder_are_two_classes(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "1.png").write_bytes(b"1")
+    (tmp_path / "pets").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).symlink_to(tmp_path / "store")
+    source = read(tmp_path / "pets")
+    assert source.classes == ("cat", "dog")
+    assert contents(source) == ["1", "1"]
+
+
+def test_only_regular_files_count(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    os.mkfifo(tmp_path / "b.jpg")
+    assert contents(read(tmp_path)) == ["a"]
+
+
+def test_a_dead_link_is_named(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg can't be read: No such file"):
+        read(tmp_path)[0]
 
 
 # Several parts

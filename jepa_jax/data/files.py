@@ -1,6 +1,7 @@
 """Image files in a folder, in a zip or in a tar file, with the folders in it as their classes."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,16 +18,10 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
-        names, seen = [], set()
-        for folder, folders, files in os.walk(path, onerror=_refuse, followlinks=True):
-            if (real := os.path.realpath(folder)) in seen:  # links may go round in circles
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(filter(is_visible, folders))
-            within = "" if folder == str(path) else f"{os.path.relpath(folder, path)}/"
-            names += [within + file for file in files if is_image(file)]
-        self.names = Names(sorted(names, key=normal))
+        try:
+            self.names = Names(sorted(_images(str(path)), key=normal))
+        except OSError as error:
+            _refuse(error)
 
     def read(self, index: int) -> bytes:
         """The bytes of one file."""
@@ -80,6 +75,22 @@ def open_files(path: Path) -> FileSource:
     raise UserError(
         f"{path} is neither a folder nor a .zip or .tar file: name the one that holds it"
     )
+
+
+def _images(folder: str, within: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The names of the images below a folder that lies in `above`, which are real paths."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link that goes round in a circle
+        return
+    with os.scandir(folder) as entries:
+        for entry in filter(lambda entry: is_visible(entry.name), entries):
+            if entry.is_dir():
+                yield from _images(entry.path, f"{within}{entry.name}/", (*above, real))
+            elif is_image(entry.name) and (
+                entry.is_file()  # whoever reads a pipe waits without end
+                or not os.path.exists(entry.path)  # a dead link, to be named when it is read
+            ):
+                yield within + entry.name
 
 
 def _refuse(error: OSError) -> NoReturn:
