@@ -115,6 +115,22 @@ def test_damaged_record_is_named_and_the_others_can_be_read(tmp_path):
             source[damaged]
 
 
+@pytest.mark.parametrize("junk", [b"", b"\x0ano message", tf_example(label=1)])
+def test_first_record_of_junk_does_not_refuse_the_file(tmp_path, junk):
+    records = [junk, tf_example(image=png(), label=3)]
+    source = read_records(write_records(tmp_path / "a.array_record", records))
+    assert source[1] == (png(), 3, f"{tmp_path}/a.array_record[1]")
+    with pytest.raises(UserError, match=r"a\.array_record\[0\] "):
+        source[0]
+
+
+def test_first_record_of_junk_does_not_hide_the_labels_of_a_data_set(tmp_path):
+    folder = write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets()})
+    records = [b"", *(tf_example(image=png(), label=1) for _ in range(5))]
+    write_records(folder / "pets-train.array_record-00000-of-00001", records)
+    assert read_tfds(tmp_path).labels([1, 5]).tolist() == [1, 1]
+
+
 # Which entry is what
 
 

@@ -56,13 +56,9 @@ class RecordSource:
             raise UserError(f"{where} holds no images: name another split or other files")
         self._starts = [0, *itertools.accumulate(shard.take for shard in self._shards)]
         self._files = [ArrayRecordDataSource([shard]) for shard in self._shards]
-        record, name = self._first()
-        self._fields = fields or _find_fields(record, name, data)
-        self.labelled = False
-        if self._fields.label is not None:
-            # A split whose labels are secret has -1 everywhere.
-            self.labelled = self._label(_entries(record, name), name) is not None
-        self.classes = self._fields.classes if self.labelled else None
+        self._fields = self._first(data, fields)
+        self.labelled = self._fields.label is not None
+        self.classes = self._fields.classes
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -72,12 +68,8 @@ class RecordSource:
         if self._fields.image is None:
             return Example(record, None, name)
         entries = _entries(record, name)
-        images = entries[self._fields.image].bytes_list.value
-        if len(images) != 1:
-            raise UserError(
-                f"{name} has {len(images)} images in {self._fields.image!r}: one is needed"
-            )
-        return Example(images[0], self._label(entries, name) if self.labelled else None, name)
+        image = _image(entries, self._fields, name)
+        return Example(image, _label(entries, self._fields, name), name)
 
     def labels(self, indices: Indices) -> Labels:
         with ThreadPoolExecutor(READERS) as pool:
@@ -86,20 +78,9 @@ class RecordSource:
 
     def _read_label(self, index: int) -> int:
         record, name = self._record(index)
-        if (label := self._label(_entries(record, name), name)) is None:
+        if (label := _label(_entries(record, name), self._fields, name)) is None:
             raise UserError(f"{name} has no label but other images have: label all or none")
         return label
-
-    def _label(self, entries: Mapping[str, Any], name: str) -> int | None:
-        values = entries[self._fields.label].int64_list.value
-        if not values or values[0] < 0:
-            return None
-        if values[0] >= self._fields.limit:
-            raise UserError(
-                f"{name} has the label {values[0]}, but the last class is "
-                f"{self._fields.limit - 1}: correct it, or name another entry in data.label_key"
-            )
-        return values[0]
 
     def _record(self, index: int) -> tuple[bytes, str]:
         index = range(len(self))[index]
@@ -111,13 +92,22 @@ class RecordSource:
         except (RuntimeError, ValueError) as error:  # as ArrayRecord says it
             raise UserError(f"{name} can't be read: copy or prepare the file again") from error
 
-    def _first(self) -> tuple[bytes, str]:
-        """The first record that can be read, and its name."""
+    def _first(self, data: ConfigDict, fields: Fields | None) -> Fields:
+        """What the records hold, as the first one shows that isn't damaged."""
+        damage = None
         for index in range(min(TRIES, len(self))):
             try:
-                return self._record(index)
+                record, name = self._record(index)
+                found = fields or _find_fields(record, name, data)
+                if found.image is None:
+                    return found
+                entries = _entries(record, name)
+                _image(entries, found, name)
+                # A split whose labels are secret has -1 everywhere.
+                secret = _label(entries, found, name) is None
+                return found._replace(label=None, classes=None) if secret else found
             except UserError as error:
-                damage = error
+                damage = damage or error
         raise damage
 
 
@@ -160,3 +150,22 @@ def _entries(record: bytes, name: str) -> Mapping[str, Any]:
             f"{name} is neither a tf.train.Example nor an image file: encode it as JPEG or PNG"
         )
         raise UserError(message) from error
+
+
+def _image(entries: Mapping[str, Any], fields: Fields, name: str) -> bytes:
+    images = entries[fields.image].bytes_list.value
+    if len(images) != 1:
+        raise UserError(f"{name} has {len(images)} images in {fields.image!r}: one is needed")
+    return images[0]
+
+
+def _label(entries: Mapping[str, Any], fields: Fields, name: str) -> int | None:
+    values = entries[fields.label].int64_list.value if fields.label else ()
+    if not values or values[0] < 0:
+        return None
+    if values[0] >= fields.limit:
+        raise UserError(
+            f"{name} has the label {values[0]}, but the last class is {fields.limit - 1}: correct"
+            " it, or name another entry in data.label_key"
+        )
+    return values[0]
