@@ -91,6 +91,18 @@ def test_npz_that_is_no_npz(tmp_path, damage):
         read(path, "npz")
 
 
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "packed"])
+def test_npz_that_python_cannot_unpack(tmp_path, offset, value):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=IMAGES)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + offset] = value  # in the directory,
+    data[offset - 2] = value  # and in the header of the member
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="isn't a whole npz file of plain arrays"):
+        read(path, "npz")
+
+
 def test_npz_parts_may_differ_in_size(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.full((2, 3, 3), 1, np.uint8), labels=np.arange(2))
     np.savez(tmp_path / "b.npz", images=np.full((1, 5, 4), 2, np.uint8), labels=np.arange(1))

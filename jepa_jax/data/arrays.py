@@ -59,7 +59,10 @@ def open_npz(path: Path) -> ArraySource:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             keys = file.files
             arrays = {key: file[key] for key in ("images", "labels") if key in keys}
-    except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        *(OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error),
+        RuntimeError,  # encrypted, or compressed in a way that Python doesn't know
+    ) as error:
         message = f"{path} isn't a whole npz file of plain arrays: make it with np.savez"
         raise UserError(message) from error
     if "images" not in arrays:
