@@ -110,6 +110,13 @@ def test_parts_may_call_their_splits_otherwise(tmp_path):
     assert held == {"val.": 3, "held": 4}
 
 
+@pytest.mark.parametrize("weights", [(1e-300, 1), (1e-12, 1e8), (1e-6, 1e9), (5e-324, 1)])
+def test_weights_that_make_an_epoch_endless_are_refused(weights):
+    with pytest.raises(UserError, match=r"with the weights .* bring them nearer") as error:
+        mixed([numbered("a", 10), numbered("b", 10)], weights)
+    assert "\n" not in str(error.value)
+
+
 def test_split_that_no_part_has():
     c = config({"source": "digits", "test_split": ""})
     with pytest.raises(UserError, match="no part with split 'val'"):
@@ -124,7 +131,12 @@ def test_split_that_no_part_has():
         ([{"source": "digits"}, {"sorce": "npz"}], r"mixture\[1\] has no key 'sorce'.*'source'"),
         ([{"source": "fodler"}], r"mixture\[0\].source='fodler' .*nearest is 'folder'"),
         ([{"path": "a/{split}"}], r"mixture\[0\] has no source of its own"),
-        ([{"source": "digits", "weight": 0}], "has the weight 0: make it a number above 0"),
+        (
+            [{"source": "digits", "weight": 0}],
+            "has the weight 0: make it a number from 1e-06 to 1e",
+        ),
+        ([{"source": "digits", "weight": 1e-300}], "has the weight 1e-300"),
+        ([{"source": "digits", "weight": float("nan")}], "has the weight nan"),
         ([{"source": "digits", "weight": "2"}], "has the weight '2'"),
         ([{"source": "digits", "weight": True}], "has the weight True"),
         ([{"source": "npz", "path": 3}], "path is 3 but must be a text"),

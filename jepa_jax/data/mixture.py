@@ -14,6 +14,9 @@ from jepa_jax.errors import UserError, did_you_mean
 # What a part may say otherwise than `data` does; `weight`, by default 1, is its alone.
 KEYS = ("source", "path", "name", "image_key", "label_key", "train_split", "test_split")
 
+LIGHTEST, HEAVIEST = 1e-6, 1e9  # of the weights
+LONGEST = 10**12  # images of an epoch: more than anybody sees
+
 
 class Part(NamedTuple):
     """One part of a mixture: a section `data` of its own, and its weight."""
@@ -36,8 +39,10 @@ def _part(data: ConfigDict, given: dict, where: str) -> Part:
     if not isinstance(given, dict | ConfigDict):
         raise UserError(f"{where} is {given!r}: write a dict such as " + '{"source": "digits"}')
     weight = given.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
-        raise UserError(f"{where} has the weight {weight!r}: make it a number above 0")
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not LIGHTEST <= weight <= HEAVIEST:
+        wanted = f"a number from {LIGHTEST:g} to {HEAVIEST:g}"
+        raise UserError(f"{where} has the weight {weight!r}: make it {wanted}")
     own = data.copy_and_resolve_references()
     own.mixture = ()
     for key, value in given.items():
@@ -97,6 +102,11 @@ def mixed(sources: Sequence[Source], weights: Sequence[float]) -> JoinedSource:
     unlabelled.
     """
     longest = max(len(source) / weight for source, weight in zip(sources, weights, strict=True))
+    if not longest * sum(weights) < LONGEST:
+        raise UserError(
+            f"data.mixture: with the weights {', '.join(f'{weight:g}' for weight in weights)} an"
+            f" epoch has {longest * sum(weights):.0e} images: bring them nearer to each other"
+        )
     stretched = [
         StretchedSource(source, max(len(source), round(longest * weight)))
         for source, weight in zip(sources, weights, strict=True)
