@@ -256,6 +256,27 @@ def test_label_key_names_any_whole_number(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("entries", "remedy"),
+    [({"species": 7, "label": 1}, "name one of label, species"), ({}, "leave it out")],
+)
+def test_label_key_of_a_text_is_refused(tmp_path, entries, remedy):
+    path = write_records(tmp_path / "a", [tf_example(image=png(), name=b"cat", **entries)])
+    with pytest.raises(UserError, match=rf"data.label_key='name' is no whole number .*: {remedy}"):
+        read_records(path, label_key="name")
+
+
+def test_label_key_of_a_text_of_a_data_set_is_refused(tmp_path):
+    spec = PAIR | {"name": tfds.features.Text(), "age": tfds.features.Scalar(np.int32)}
+    example = pets()[0] | {"name": "Tom", "age": 3}
+    write_tfds(tmp_path / "pets" / "1.0.0", {"train": [example]}, spec)
+    assert labels(read_tfds(tmp_path, label_key="age")) == [3]
+    with pytest.raises(
+        UserError, match=r"='name' is no whole number in .*: name one of age, label"
+    ):
+        read_tfds(tmp_path, label_key="name")
+
+
+@pytest.mark.parametrize(
     ("record", "message"),
     [
         (tf_example(left=png(), right=png()), r"a\[0\] has several images, left, right"),

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jepa_jax.errors import UserError, did_you_mean
@@ -47,6 +48,14 @@ def from_spec(spec: Any, data: ConfigDict, where: Path) -> Fields:
     if image is None:
         raise UserError(f"{where} has no image, only {', '.join(entries)}: name another data set")
     label = _choose("label", labels, LABEL, data, entries, where)
+    numbers = [
+        key
+        for key, entry in entries.items()
+        if isinstance(entry, tfds.features.Tensor)
+        and entry.shape == ()
+        and np.issubdtype(entry.np_dtype, np.integer)
+    ]
+    _check_label(label, numbers, where)
     if label not in labels or not entries[label].num_classes:
         return Fields(image, label)
     names, count = entries[label].names, entries[label].num_classes
@@ -83,7 +92,15 @@ def from_example(entries: Any, data: ConfigDict, where: str) -> Fields:
             f"{where} has no encoded image, only {', '.join(sorted(entries))}: encode it as JPEG "
             "or PNG"
         )
-    return Fields(image, _choose("label", labels, LABEL, data, entries, where))
+    label = _choose("label", labels, LABEL, data, entries, where)
+    _check_label(label, [key for key in entries if entries[key].HasField("int64_list")], where)
+    return Fields(image, label)
+
+
+def _check_label(label: str | None, numbers: Collection[str], where: Path | str) -> None:
+    if label is not None and label not in numbers:
+        usable = f"name one of {', '.join(sorted(numbers))}" if numbers else "leave it out"
+        raise UserError(f"data.label_key={label!r} is no whole number in {where}: {usable}")
 
 
 def _choose(
