@@ -52,12 +52,26 @@ def test_files_keep_their_bytes_and_names_and_labels(photos, tmp_path, capsys):
     assert 'c.data.name = "pets:1.0.0"' in capsys.readouterr().out
 
 
-def test_images_without_labels(tmp_path):
+def test_images_without_labels(tmp_path, capsys):
     flat = save(tmp_path / "flat", {name.replace("/", "_"): c for name, c in PHOTOS.items()})
     assert prepare(request(source(flat), tmp_path / "set"), means()) == FINISHED
     found = records(tmp_path / "set", "train")
     assert len(found) == 8
     assert all(set(record) == {"image", "file_name"} for record in found.values())
+    why = "the images of split 'train' have no labels: they are in no class folders"
+    assert why in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_mixture_says_why_it_has_no_labels(tmp_path, capsys):
+    save(tmp_path / "pets", PHOTOS)
+    np.savez(tmp_path / "a.npz", images=NOISE[:4])
+    data = source("", "mixture")
+    data.mixture = (
+        {"source": "folder", "path": f"{tmp_path}/pets"},
+        {"source": "npz", "path": f"{tmp_path}/a.npz"},
+    )
+    assert prepare(request(data, tmp_path / "set"), means()) == FINISHED
+    assert "have no labels: a part of data.mixture" in " ".join(capsys.readouterr().out.split())
 
 
 def test_digits_become_png(tmp_path):

@@ -82,5 +82,5 @@ def test_no_labels(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / split / "a.png")
-    with pytest.raises(UserError, match="no labels"):
+    with pytest.raises(UserError, match="'train' have no labels: they are in no class f"):
         probe(config(tmp_path))

@@ -9,9 +9,18 @@ from jepa_jax.data.joined import joined
 from jepa_jax.data.protocol import Example, Source
 from jepa_jax.errors import UserError, did_you_mean
 
-__all__ = ["SOURCES", "ArraySource", "Example", "Source", "open_source"]
+__all__ = ["SOURCES", "ArraySource", "Example", "Source", "no_labels", "open_source"]
 
 SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "mixture")
+
+# Why a source may have no labels.
+UNLABELLED = {
+    "npz": "there is no array 'labels'",
+    "folder": "they are in no class folders",
+    "tfds": "their records have none, or data.label_key has to name it",
+    "array_record": "their records have none, or data.label_key has to name it",
+    "mixture": "a part of data.mixture has none, or no names for them",
+}
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
@@ -62,6 +71,11 @@ def open_source(data: ConfigDict, split: str) -> Source:
         case other:
             known = f"{', '.join(SOURCES)}{did_you_mean(other, SOURCES)}"
             raise UserError(f"data.source {other!r} is unknown: {known}")
+
+
+def no_labels(data: ConfigDict, split: str) -> str:
+    """Says that the images of a split have no labels, and why."""
+    return f"the images of split {split!r} have no labels: {UNLABELLED[data.source]}"
 
 
 def _open_mixture(data: ConfigDict, split: str) -> Source:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
 from jepa_jax.data.loader import evaluation_batches
-from jepa_jax.data.sources import Source, open_source
+from jepa_jax.data.sources import Source, no_labels, open_source
 from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_labels
@@ -39,10 +39,8 @@ class Probe:
             (test, config.data.test_split, config.probe.test_images),
         ):
             if not source.labelled:
-                raise UserError(
-                    f"the images of split {split!r} have no labels to probe with:"
-                    ' set data.test_split="" to train without probes'
-                )
+                reason = no_labels(config.data, split)
+                raise UserError(f'{reason}; set data.test_split="" to train without probes')
             index = subset(len(source), count, config.seed)
             self._splits.append((source, index, self._labels(source, split, index)))
         check_probe_labels(self._splits[0][2])

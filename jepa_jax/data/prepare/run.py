@@ -9,6 +9,7 @@ from jepa_jax.data.prepare.display import Bar, broken_list, config_lines, result
 from jepa_jax.data.prepare.folder import Content, Folder
 from jepa_jax.data.prepare.plan import Plan, Request, Shard, make_plan
 from jepa_jax.data.prepare.shards import write_shards
+from jepa_jax.data.sources import no_labels
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 
@@ -48,6 +49,9 @@ def prepare(request: Request, means: Means) -> int:
         if (result := folder.result(request)) is None:
             plan = make_plan(request)
             folder.claim(request, plan)
+            for name, split in plan.splits.items():
+                if not split.source.labelled:
+                    say(no_labels(request.data, name))
             write_missing(plan, folder, means)
             contents = folder.contents(plan)
             if None in contents.values():
