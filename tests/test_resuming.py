@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from jepa_jax.data.prepare import run
+from jepa_jax.data.prepare.folder import Folder
+from jepa_jax.data.prepare.plan import make_plan
 from jepa_jax.data.prepare.run import FINISHED, STOPPED, prepare
 from jepa_jax.errors import UserError
 from tests.preparing import NOISE, files, means, request, source
@@ -91,6 +94,29 @@ def test_a_stopped_one_goes_on_and_mends_what_is_not_whole(noise, whole, tmp_pat
     os.truncate(begun(path)[0], 100)  # as after a power cut
     assert prepare(request(noise, path), means()) == FINISHED
     assert files(path) == files(whole)
+
+
+def test_two_at_once_are_refused(noise, tmp_path):
+    path = tmp_path / "noise"
+    with Folder(path).lock(), pytest.raises(UserError, match=r"another process is preparing .*noi"):
+        prepare(request(noise, path), means())
+    assert prepare(request(noise, path), means(stop=True)) == STOPPED
+
+
+def test_one_that_another_finished_in_the_meantime_is_let_alone(noise, tmp_path, monkeypatch):
+    wanted = request(noise, tmp_path / "noise")
+    before = {}
+
+    def plan_slowly(*_):
+        monkeypatch.undo()
+        assert prepare(wanted, means()) == FINISHED
+        before.update(files(wanted.to))
+        return make_plan(wanted)
+
+    monkeypatch.setattr(run, "make_plan", plan_slowly)
+    assert prepare(wanted, means()) == FINISHED
+    assert files(wanted.to) == before
+    assert [each.name for each in wanted.to.iterdir()] == ["1.0.0"]
 
 
 def test_what_is_begun_goes_on_with_the_same_options_only(noise, tmp_path):

@@ -4,10 +4,13 @@ While shards are missing, all is in `unfinished/`: `plan.json`, the shards, and 
 in it. Only a whole data set gets its final name, so nobody can read half of one.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,24 @@ class Folder:
         self.compare(result["asked"], request.asked())
         shutil.rmtree(self.work, ignore_errors=True)  # there if it was killed in `finish`
         return result
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from writing here at the same time; ends with this one.
+
+        Raises:
+          UserError: if another process has it.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"another process is preparing {self.path}: let it finish, or stop it"
+                raise UserError(message) from error
+            except OSError:  # some network drives have no locks
+                pass
+            yield
 
     def claim(self, request: Request, plan: Plan) -> None:
         """Stores the plan of a new data set, or compares it with the stored one."""
@@ -152,7 +173,7 @@ class Folder:
         )
         _write_metadata(self._shards, plan, splits, highest + 1)
         self._shards.replace(self.final)
-        shutil.rmtree(self.work)
+        shutil.rmtree(self.work, ignore_errors=True)  # `result` may be at it, elsewhere
         return result
 
 

@@ -47,18 +47,12 @@ def prepare(request: Request, means: Means) -> int:
     folder = Folder(request.to)
     try:
         if (result := folder.result(request)) is None:
-            plan = make_plan(request)
-            folder.claim(request, plan)
-            for name, split in plan.splits.items():
-                if not split.source.labelled:
-                    say(no_labels(request.data, name))
-            write_missing(plan, folder, means)
-            contents = folder.contents(plan)
-            if None in contents.values():
-                say("stopped; the same command goes on")
-                return STOPPED
-            _check(_broken(contents), plan, folder, means)
-            result = folder.finish(request, plan, contents)
+            plan = make_plan(request)  # before anything is written
+            with folder.lock():
+                result = folder.result(request)  # of another process, while this one planned
+                if result is None and (result := _make(request, plan, folder, means)) is None:
+                    say("stopped; the same command goes on")
+                    return STOPPED
         else:
             folder.compare(result["found"], _found_now(request))
     except OSError as error:
@@ -70,6 +64,20 @@ def prepare(request: Request, means: Means) -> int:
         say(broken_list(result["broken"]))
     say(config_lines(folder.final, result["splits"]))
     return FINISHED
+
+
+def _make(request: Request, plan: Plan, folder: Folder, means: Means) -> dict[str, Any] | None:
+    """The result; None if it was stopped."""
+    folder.claim(request, plan)
+    for name, split in plan.splits.items():
+        if not split.source.labelled:
+            say(no_labels(request.data, name))
+    write_missing(plan, folder, means)
+    contents = folder.contents(plan)
+    if None in contents.values():
+        return None
+    _check(_broken(contents), plan, folder, means)
+    return folder.finish(request, plan, contents)
 
 
 def _found_now(request: Request) -> dict[str, Any]:
