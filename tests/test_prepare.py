@@ -5,7 +5,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from sklearn.datasets import load_digits
 from jepa_jax.data.prepare import display
 from jepa_jax.data.prepare.run import FINISHED, prepare
 from jepa_jax.errors import UserError
+from tests.packing import PACKED
 from tests.preparing import NOISE, PHOTOS, classes, means, records, request, save, source
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,16 +25,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What TFDS reads
 
 
-@pytest.fixture(scope="module", params=["folder", "zip"])
+@pytest.fixture(scope="module", params=["folder", *PACKED])
 def photos(request, tmp_path_factory) -> pathlib.Path:
-    """Eight photos of two classes in a folder or a zip file."""
+    """Eight photos of two classes in a folder, a zip or a tar file."""
     path = tmp_path_factory.mktemp("photos")
     if request.param == "folder":
         return save(path / "pets", PHOTOS)
-    with zipfile.ZipFile(path / "pets.zip", "w") as file:
-        for name, content in PHOTOS.items():
-            file.writestr(name, content)
-    return path / "pets.zip"
+    return PACKED[request.param](path / f"pets.{request.param}", PHOTOS)
 
 
 def test_files_keep_their_bytes_and_names_and_labels(photos, tmp_path, capsys):

@@ -24,21 +24,43 @@ def settings(source: str, path, **changes) -> ConfigDict:
     return data
 
 
-@pytest.fixture(scope="module")
-def everywhere(tmp_path_factory) -> dict[str, ConfigDict]:
-    """The same photos as a folder, in a zip file and prepared."""
-    root: pathlib.Path = tmp_path_factory.mktemp("photos")
+def make_noise(folder: pathlib.Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(40):
-        path = root / "folder" / f"class{number % 3}" / f"{number}.jpg"
+        path = folder / f"class{number % 3}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(path)
+        pixels = rng.integers(0, 256, (320, 200, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, quality=95)
+
+
+def take_some(archive: pathlib.Path, folder: pathlib.Path) -> None:
+    """Forty of its images, from all over it."""
+    if not archive.exists():
+        pytest.skip(f"needs {archive.name} in {archive.parent}")
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if not name.endswith("/")]
+        file.extractall(folder, names[:: len(names) // 40][:40])
+
+
+@pytest.fixture(scope="module", params=["noise", "imagenette_val.zip", "cifar10_test.zip"])
+def everywhere(request, tmp_path_factory) -> dict[str, ConfigDict]:
+    """The same photos as a folder, in a zip file and prepared, in several shards if they fill them.
+
+    Those that people took are JPEG and WebP files, some of them grey.
+    """
+    root: pathlib.Path = tmp_path_factory.mktemp("photos")
+    if request.param == "noise":
+        make_noise(root / "folder")
+    else:
+        take_some(request.getfixturevalue("shared") / "data" / request.param, root / "folder")
     with zipfile.ZipFile(root / "photos.zip", "w") as file:
-        for path in (root / "folder").rglob("*.jpg"):
+        for path in filter(pathlib.Path.is_file, (root / "folder").rglob("*")):
             file.write(path, path.relative_to(root / "folder"))
     folder = settings("folder", root / "folder")
-    request = Request(folder, root / "data" / "photos", ("train",), Encoding())
-    assert prepare(request, Means(1, 0.0, False)) == 0
+    wanted = Request(folder, root / "data" / "photos", ("train",), Encoding(), shard_mb=1)
+    assert prepare(wanted, Means(1, 0.0, False)) == 0
+    if request.param == "noise":
+        assert len(list(root.glob("data/photos/1.0.0/*.array_record*"))) > 1
     return {
         "folder": folder,
         "zip": settings("folder", root / "photos.zip"),
