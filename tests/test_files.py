@@ -141,7 +141,7 @@ def test_two_links_to_one_folder_are_two_classes(tmp_path):
 def test_only_regular_files_count(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"a")
     os.mkfifo(tmp_path / "b.jpg")
-    assert contents(read(tmp_path)) == ["a"]
+    assert len(read(tmp_path)) == 1
 
 
 def test_a_dead_link_is_named(tmp_path):
