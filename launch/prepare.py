@@ -44,7 +44,7 @@ WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes.", 1)
 def main() -> int:
     from jepa_jax.config import defaults
     from jepa_jax.data.prepare.encoding import Encoding
-    from jepa_jax.data.prepare.plan import Request
+    from jepa_jax.data.prepare.request import Request
     from jepa_jax.data.prepare.run import Means, prepare
     from jepa_jax.errors import UserError
     from jepa_jax.training.signals import StopWish

@@ -10,7 +10,7 @@ from PIL import Image
 
 from jepa_jax.config import defaults
 from jepa_jax.data.prepare.encoding import Encoding
-from jepa_jax.data.prepare.plan import Request
+from jepa_jax.data.prepare.request import Request
 from jepa_jax.data.prepare.run import Means
 
 NOISE = np.random.default_rng(0).integers(0, 256, (600, 100, 100, 3), np.uint8)

@@ -11,7 +11,7 @@ from PIL import Image
 from jepa_jax.config import defaults
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.prepare.encoding import Encoding
-from jepa_jax.data.prepare.plan import Request
+from jepa_jax.data.prepare.request import Request
 from jepa_jax.data.prepare.run import Means, prepare
 from jepa_jax.data.sources import open_source
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jepa_jax.atomic import write_text
-from jepa_jax.data.prepare.plan import Plan, Request, Shard
+from jepa_jax.data.prepare.plan import Plan, Shard
+from jepa_jax.data.prepare.request import Request
 from jepa_jax.errors import UserError
 
 VERSION = "1.0.0"

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from jepa_jax.data.prepare.display import Bar, broken_list, config_lines, result_table, say
 from jepa_jax.data.prepare.folder import Content, Folder
-from jepa_jax.data.prepare.plan import Plan, Request, Shard, make_plan
+from jepa_jax.data.prepare.plan import Plan, Shard, make_plan
+from jepa_jax.data.prepare.request import Request
 from jepa_jax.data.prepare.shards import write_shards
 from jepa_jax.data.sources import no_labels
 from jepa_jax.errors import UserError
