@@ -77,7 +77,7 @@ def test_fast_needs_its_package(monkeypatch):
     config = defaults()
     config.data.resizer = "fast"
     monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
-    with pytest.raises(UserError, match=r"pip install 'jepa_jax\[fast\]'"):
+    with pytest.raises(UserError, match=r"pip install 'cykooz\.resizer>=4'"):
         validate(config)
 
 
