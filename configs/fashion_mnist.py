@@ -22,8 +22,8 @@ seen. Learning rate and final weight decay are half and a tenth of the published
 are stretched beyond the end: at their own end, rate and target encoder stand still for the last
 fifth of so short a run. A batch of 64, learning rate 3e-4 or 1e-3, a slower (.998) or faster (.99)
 target encoder, the L1 loss, K = 16, gentler or harder crops (from 60 % or 15 % of the area on), a
-predictor of two blocks and enlarged images with patches of 8 or 16 pixels were no better at the same
-number of images.
+predictor of two blocks and enlarged images with patches of 8 or 16 pixels were no better at the
+same number of images.
 """
 
 from ml_collections import ConfigDict

@@ -189,8 +189,8 @@ def _check_fast_resizer(data: ConfigDict):
         importlib.import_module("cykooz_resizer")
     except ImportError:
         raise UserError(
-            "data.resizer=\"fast\" needs another package: pip install 'cykooz.resizer>=4', or set it"
-            ' to "exact"'
+            "data.resizer=fast needs another package: pip install 'cykooz.resizer>=4', or set it"
+            " to exact"
         ) from None
 
 
