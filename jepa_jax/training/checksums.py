@@ -16,14 +16,20 @@ from jax import Array
 
 def checksums(tree: Any) -> dict[str, str]:
     """The checksum of each leaf of a tree of arrays, by the leaf's path: 16 hexadecimal digits."""
-    sums = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): _leaf_sum(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    return {name: f"{high:08x}{low:08x}" for name, (high, low) in jax.device_get(sums).items()}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    # One program for all: several at once might send their sums between processes in an order
+    # that differs from one process to the other, and wait for each other without end.
+    sums = jax.device_get(_leaf_sums([leaf for _, leaf in leaves]))
+    return {name: f"{high:08x}{low:08x}" for name, (high, low) in zip(names, sums, strict=True)}
 
 
 @jax.jit
+def _leaf_sums(leaves: list[Array]) -> Array:
+    """(number of leaves, 2) uint32."""
+    return jnp.stack([_leaf_sum(leaf) for leaf in leaves])
+
+
 def _leaf_sum(leaf: Array) -> Array:
     """(2,) uint32."""
     words = _words(leaf)
