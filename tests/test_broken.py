@@ -61,6 +61,13 @@ def test_a_hundred_in_a_row_are_too_many():
     assert read_sound(source, 11, source.view)["index"] == 110
 
 
+def test_more_in_a_row_are_put_up_with_where_the_share_allows_it():
+    source = Source(broken=set(range(10, 130)))
+    assert read_sound(source, 10, source.view, share=0.61)["index"] == 130
+    with pytest.raises(UserError, match="110 images in a row"):
+        read_sound(source, 10, source.view, share=0.549)
+
+
 def test_each_is_named_once():
     source = Source(broken={3, 4, 7})
     broken, lines = account(source)

@@ -1,17 +1,23 @@
 """Files that can't be read: replaced by the next one, counted, and named once."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from jepa_jax.data.sources import Example, Source
 from jepa_jax.errors import UserError
 
-IN_A_ROW = 100  # unreadable examples, after which something else than a file is wrong
+IN_A_ROW = 100  # unreadable examples, if the run allows no more; then it's not the files
 NAMED = 20  # of the broken files when the run stops
 
 
-def read_sound(source: Source, index: int, view: Callable[[Example], Any]) -> dict[str, Any]:
+def read_sound(
+    source: Source, index: int, view: Callable[[Example], Any], share: float = 0.0
+) -> dict[str, Any]:
     """The view of an example, or else of the first after it that can be read.
+
+    Args:
+      share: of the source's examples that may be unreadable.
 
     Returns:
       image: the view.
@@ -19,10 +25,10 @@ def read_sound(source: Source, index: int, view: Callable[[Example], Any]) -> di
       broken: the one that was asked for if it could not be read, or -1.
 
     Raises:
-      UserError: if a hundred in a row can't be read.
+      UserError: if a hundred in a row can't be read, and more than the share.
     """
-    problem = None
-    for offset in range(min(IN_A_ROW, len(source))):
+    problem, most = None, min(max(IN_A_ROW, math.ceil(share * len(source))), len(source))
+    for offset in range(most):
         used = (index + offset) % len(source)
         try:
             image = view(source[used])
@@ -30,7 +36,7 @@ def read_sound(source: Source, index: int, view: Callable[[Example], Any]) -> di
             problem = problem or error
         else:
             return {"image": image, "index": used, "broken": index if offset else -1}
-    raise UserError(f"{min(IN_A_ROW, len(source))} images in a row can't be used: {problem}")
+    raise UserError(f"{most} images in a row can't be used: {problem}")
 
 
 class Broken:

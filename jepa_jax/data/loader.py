@@ -74,7 +74,7 @@ class TrainBatches:
         self._batch_size = batch_size
         self._threads, self._workers = data.threads, data.workers
         self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-        self._row = self._order.random_map(_Load(source, TrainView.of(data)))
+        self._row = self._order.random_map(_Load(source, TrainView.of(data), data.broken_share))
 
     def __getitem__(self, step: int) -> Batch:
         return _stack(
@@ -123,11 +123,13 @@ class TrainBatches:
 class _Load(grain.transforms.RandomMap):
     """An index -> a random view of that example, or of the next one that can be read."""
 
-    def __init__(self, source: Source, view: TrainView):
-        self._source, self._view = source, view
+    def __init__(self, source: Source, view: TrainView, broken_share: float):
+        self._source, self._view, self._broken_share = source, view, broken_share
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        return read_sound(self._source, index, lambda example: self._view(example, rng))
+        return read_sound(
+            self._source, index, lambda example: self._view(example, rng), self._broken_share
+        )
 
 
 def evaluation_batches(
@@ -143,7 +145,9 @@ def evaluation_batches(
     chosen = range(len(source)) if indices is None else np.asarray(indices, np.int64)
     rows = math.gcd(batch_size, ROWS)
     examples = grain.MapDataset.source(chosen)
-    parts = examples.map(lambda i: read_sound(source, int(i), view)).batch(rows, batch_fn=_stack)
+    share = data.broken_share
+    parts = examples.map(lambda i: read_sound(source, int(i), view, share))
+    parts = parts.batch(rows, batch_fn=_stack)
     with closing(_ahead(parts, batch_size // rows, data.threads, data.workers)) as batches:
         for batch in batches:
             count = len(batch["images"])
