@@ -21,7 +21,7 @@ def recipe(**model) -> ConfigDict:
     c.model.mlp_ratio = 3.0
     c.model.dtype = "float32"
     c.predictor.width, c.predictor.depth = 128, 1
-    c.train.batch_size = 4
+    c.train.batch_size = 8
     c.model.update(model)
     return c
 
