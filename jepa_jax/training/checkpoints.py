@@ -117,8 +117,8 @@ class Checkpoints:
         """Deletes later steps, if there is one that is not later."""
         self.wait()
         steps = self._manager.all_steps()
-        for later in [number for number in steps if number > step]:
-            if min(steps) <= step:
+        if min(steps, default=step) <= step:
+            for later in [number for number in steps if number > step]:
                 self._manager.delete(later)
 
     def _read(self, step: int, shapes: Any) -> Restored:
