@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jepa_jax.models.activation_sharding import split_by_batch
 from jepa_jax.models.attention import attention
-from jepa_jax.models.placement import split_by_batch
 
 # What the reference trained: every weight is drawn with σ = .02 (its truncation at ±2 is a hundred
 # σ away), after a depth-dependent rescaling that a second initialisation overwrites.

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jepa_jax.errors import UserError
-from jepa_jax.models.placement import DATA_AXES
+from jepa_jax.models.activation_sharding import DATA_AXES
 
 AXES = (*DATA_AXES, "tensor")
 BATCH = P(DATA_AXES)
