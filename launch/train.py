@@ -3,8 +3,9 @@
     python launch/train.py --config=configs/digits.py --workdir=runs/digits
 
 The same command goes on where the run stopped. --config.KEY=VALUE changes a setting, such as
---config.train.epochs=5. Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal with its
-state saved.
+--config.train.epochs=5. A run that goes on may change what has no say in what is learned, and its
+length; other changes are refused, unless --force names them. Exit codes: 0 finished, 2 wrong
+input, 75 stopped by a signal with its state saved.
 """
 
 import os
@@ -21,6 +22,12 @@ CONFIG = cli.config_flag()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, metrics.jsonl, pictures."
 )
+FORCE = flags.DEFINE_list(
+    "force",
+    [],
+    "Changes that a run puts up with to go on, such as optim.learning_rate, or data for other"
+    " images.",
+)
 
 
 def main() -> int:
@@ -31,7 +38,7 @@ def main() -> int:
         raise UserError(
             "give a recipe and a folder: --config=configs/digits.py --workdir=runs/digits"
         )
-    return train(CONFIG.value, WORKDIR.value)
+    return train(CONFIG.value, WORKDIR.value, FORCE.value)
 
 
 if __name__ == "__main__":

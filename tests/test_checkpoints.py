@@ -39,9 +39,9 @@ SHAPES = jax.tree.map(
 
 
 def saved(folder, steps, **changes) -> Checkpoints:
-    checkpoints = Checkpoints(folder / "checkpoints", settings(**changes), ABOUT)
+    checkpoints = Checkpoints(folder / "checkpoints", settings(**changes))
     for step in steps:
-        checkpoints.save(step, state(step))
+        checkpoints.save(step, state(step), ABOUT)
     checkpoints.wait()
     return checkpoints
 
@@ -62,14 +62,14 @@ def two_steps(tmp_path_factory) -> pathlib.Path:
 
 
 def test_what_is_restored_is_what_was_saved(two_steps):
-    restored = Checkpoints(two_steps / "checkpoints", settings(), ABOUT).restore(SHAPES)
+    restored = Checkpoints(two_steps / "checkpoints", settings()).restore(SHAPES)
     assert restored.step == 4
     assert equal(restored.state, state(4))
     assert restored.about == ABOUT
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
-    assert Checkpoints(tmp_path / "checkpoints", settings(), ABOUT).restore(SHAPES) is None
+    assert Checkpoints(tmp_path / "checkpoints", settings()).restore(SHAPES) is None
 
 
 def test_the_last_ones_and_multiples_are_kept(tmp_path):
@@ -79,22 +79,22 @@ def test_the_last_ones_and_multiples_are_kept(tmp_path):
 
 @pytest.mark.parametrize(("name", "best"), [("knn", 3), ("loss", 2)])
 def test_the_best_is_kept(tmp_path, name: str, best: int):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_best=name), ABOUT)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_best=name))
     for step, scores in enumerate(
         ({"loss": 3}, {"loss": 1}, {"loss": 2, "knn": 0.9}, {"knn": 0.5}, {}, {}, {}), 1
     ):
-        checkpoints.save(step, state(step))
+        checkpoints.save(step, state(step), ABOUT)
         checkpoints.score(step, scores)
     checkpoints.wait()
     assert names(tmp_path) == [best, 6, 7]
 
 
 def test_time_makes_a_save_due(tmp_path):
-    patient = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=60.0), ABOUT)
+    patient = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=60.0))
     assert [patient.due(step) for step in (1, 2, 3, 4)] == [False, True, False, True]
-    hasty = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=1e-9), ABOUT)
+    hasty = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=1e-9))
     assert hasty.due(1)
-    never = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=0.0), ABOUT)
+    never = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=0.0))
     assert not never.due(1)
 
 
@@ -128,7 +128,7 @@ def test_no_damage_passes_for_a_sound_step(two_steps, tmp_path, damage):
         shutil.copytree(two_steps, folder)
         damage(folder / file.relative_to(two_steps), rng)
         said = []
-        checkpoints = Checkpoints(folder / "checkpoints", settings(), ABOUT)
+        checkpoints = Checkpoints(folder / "checkpoints", settings())
         restored = checkpoints.restore(SHAPES, said.append)
         assert equal(restored.state, state(restored.step)), file
         assert restored.about == ABOUT
@@ -144,9 +144,9 @@ def test_a_step_can_be_saved_again_after_a_damaged_one(two_steps, tmp_path):
     shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
     for file in files(tmp_path, 4):
         truncate(file, np.random.default_rng(0))
-    checkpoints = Checkpoints(tmp_path / "checkpoints", settings(), ABOUT)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", settings())
     assert checkpoints.restore(SHAPES, lambda text: None).step == 2
-    checkpoints.save(4, state(4))
+    checkpoints.save(4, state(4), ABOUT)
     checkpoints.wait()
     assert equal(checkpoints.restore(SHAPES).state, state(4))
 
@@ -155,7 +155,7 @@ def test_no_sound_step_at_all_is_an_error(two_steps, tmp_path):
     shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
     for step in (2, 4):
         (tmp_path / "checkpoints" / str(step) / "about" / "metadata").unlink()
-    checkpoints = Checkpoints(tmp_path / "checkpoints", settings(), ABOUT)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", settings())
     with pytest.raises(UserError, match=r"none of the checkpoints in .* the newest, 4: "):
         checkpoints.restore(SHAPES, lambda text: None)
     assert names(tmp_path) == [2, 4]

@@ -18,8 +18,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 SAMPLE = 16  # examples that stand for all
 
 
-def about_run(config: ConfigDict, source: Source, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Config, versions, machine and data, as JSON."""
+def about_run(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Config, versions and machine, as JSON."""
     versions = {name: metadata.version(name) for name in PACKAGES}
     return {
         "config": json.loads(config.to_json()),
@@ -33,7 +33,6 @@ def about_run(config: ConfigDict, source: Source, mesh: jax.sharding.Mesh) -> di
             "processes": jax.process_count(),
             "device": jax.devices()[0].device_kind,
         },
-        "data": data_identity(source),
     }
 
 

@@ -4,6 +4,7 @@ What is restored is what was saved: beside each state lie the checksums of its l
 checkpoint that does not match them is put aside for the one before it.
 """
 
+import contextlib
 import hashlib
 import json
 import time
@@ -37,15 +38,13 @@ class Checkpoints:
     Args:
       folder: where they lie; made if it is not there.
       settings: when to save and what to keep: `config.train`.
-      about: what is stored beside each state, as JSON.
     """
 
-    def __init__(self, folder: epath.PathLike, settings: ConfigDict, about: Mapping[str, Any]):
+    def __init__(self, folder: epath.PathLike, settings: ConfigDict):
         self._folder = epath.Path(folder).absolute()
         self._every = settings.checkpoint_every
         self._seconds = 60 * (settings.checkpoint_minutes or float("inf"))
         self._best = Best(settings.checkpoint_best)
-        self._about = dict(about)
         self._saved_at = time.monotonic()
         keep = [policies.LatestN(settings.checkpoints_kept), self._best]
         if settings.checkpoint_keep_every:
@@ -72,17 +71,25 @@ class Checkpoints:
         """Tells what a step scored, so that the best is kept; it may be saved already."""
         self._best.score(step, scores)
 
-    def save(self, step: int, state: Any, **more: Any) -> None:
-        """Saves unless this step is saved already; `more` is stored beside the state, as JSON."""
+    def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
+        """Saves unless this step is saved already; `about` is stored beside the state, as JSON."""
         self._saved_at = time.monotonic()
         if step == self.latest():
             return
-        about = self._about | more | {"checksums": checksums(state)}
+        about = {**about, "checksums": checksums(state)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             about=ocp.args.JsonSave(about | {"digest": _digest(about)}),
         )
         self._manager.save(step, args=items, force=True)
+
+    def about(self) -> dict[str, Any] | None:
+        """What lies beside the newest state; of an older one where that is damaged."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            with contextlib.suppress(Damaged):
+                about = self._read(step, about=ocp.args.JsonRestore())["about"]
+                return _unsealed(about)
+        return None
 
     def restore(self, shapes: Any, say: Callable[[str], None] = print) -> Restored | None:
         """The newest sound step, or None if nothing was saved. Damaged ones are put aside.
@@ -97,7 +104,7 @@ class Checkpoints:
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._read(step, shapes)
+                restored = self._restore(step, shapes)
             except Damaged as problem:
                 damaged.append((step, problem))
                 say(f"warning: the checkpoint {self._folder / str(step)} is damaged: {problem}")
@@ -121,25 +128,25 @@ class Checkpoints:
             for later in [number for number in steps if number > step]:
                 self._manager.delete(later)
 
-    def _read(self, step: int, shapes: Any) -> Restored:
+    def _restore(self, step: int, shapes: Any) -> Restored:
         """What lies there, if it is what was saved."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(shapes), about=ocp.args.JsonRestore()
+        found = self._read(
+            step, state=ocp.args.StandardRestore(shapes), about=ocp.args.JsonRestore()
         )
-        try:
-            found = self._manager.restore(step, args=items)
-            about, state = dict(found["about"]), found["state"]
-        except Exception as error:  # orbax raises whatever its storage layers raise
-            lines = str(error).strip().splitlines()
-            raise Damaged(f"{lines[0] if lines else type(error).__name__}") from error
-        if about.pop("digest", None) != _digest(about):
-            raise Damaged(f"{self._folder / str(step) / 'about'} is not what was saved")
+        about, state = _unsealed(found["about"]), found["state"]
         expected, actual = about.pop("checksums"), checksums(state)
         changed = [name for name in actual if actual[name] != expected.get(name)]
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise Damaged(f"{changed[0]}{more} is not what was saved (checksum)")
         return Restored(step, state, about)
+
+    def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # orbax raises whatever its storage layers raise
+            lines = str(error).strip().splitlines()
+            raise Damaged(f"{lines[0] if lines else type(error).__name__}") from error
 
     def _put_aside(self, step: int) -> epath.Path:
         """Moves a step out of the way of the one that will be saved in its place."""
@@ -187,6 +194,14 @@ def with_sharding(shapes: Any, sharding: Any) -> Any:
         shapes,
         sharding,
     )
+
+
+def _unsealed(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What lies beside a state, if it is what was saved."""
+    about = dict(about)
+    if about.pop("digest", None) != _digest(about):
+        raise Damaged("what lies beside the state is not what was saved")
+    return about
 
 
 def _digest(about: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +26,15 @@ from jepa_jax.parallel.sharding import (
     process_share,
     tree_sharding,
 )
-from jepa_jax.training.about import about_run
+from jepa_jax.training.about import about_run, data_identity
 from jepa_jax.training.batches import train_batches
+from jepa_jax.training.changes import (
+    find_changes,
+    refuse,
+    refuse_shapes,
+    schedule_change,
+    stored_config,
+)
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 from jepa_jax.training.guard import Diverged, Watch
 from jepa_jax.training.progress import Display, introduction, result_table
@@ -59,6 +67,11 @@ class Run:
         return functools.partial(ijepa.init, self.model, key, (*data.image_size, data.channels))
 
     @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """What is stored beside each state."""
+        return about_run(self.config, self.mesh) | {"data": data_identity(self.loader.source)}
+
+    @functools.cached_property
     def shapes(self) -> ijepa.State:
         return jax.eval_shape(self.fresh)
 
@@ -67,8 +80,11 @@ class Run:
         return tree_sharding(self.shapes, self.mesh)
 
 
-def train(config: ConfigDict, path: str) -> int:
+def train(config: ConfigDict, path: str, force: Sequence[str] = ()) -> int:
     """Trains as the config says, in the folder `path`; goes on if a run lies there.
+
+    Args:
+      force: names of changes that a stored run shall put up with, such as "optim.learning_rate".
 
     Returns:
       The exit code: FINISHED, or STOPPED by a signal with the state saved.
@@ -79,7 +95,10 @@ def train(config: ConfigDict, path: str) -> int:
     if jax.process_count() > 1:
         raise UserError("several processes cannot train one model yet: start a single one")
     run = prepare(config, path)
-    if results := run.workdir.results():
+    results = run.workdir.results()
+    finished = results is not None and results["step"] == run.total
+    changes = claim(run, force, finished)
+    if finished:
         with Display(run.total, run.total) as display:
             display.say(f"{path} is finished: all {run.total} steps are done")
             display.say(result_table(results["accuracy"]))
@@ -90,6 +109,8 @@ def train(config: ConfigDict, path: str) -> int:
         display.say(introduction(config, run.shapes.params, run.loader, run.total))
         if run.mesh.size > 1:
             display.say(placement_table(run.shapes, run.sharding))
+        for line in changes:
+            display.say(line)
         if start.step:
             display.say(f"going on after step {start.step}")
 
@@ -129,14 +150,52 @@ def prepare(config: ConfigDict, path: str) -> Run:
         model=build_model(config, loader.steps_per_epoch),
         total=total_steps(config, loader.steps_per_epoch),
         workdir=workdir,
-        checkpoints=Checkpoints(
-            workdir.path / "checkpoints", config.train, about_run(config, source, mesh)
-        ),
+        checkpoints=Checkpoints(workdir.path / "checkpoints", config.train),
         mesh=mesh,
     )
     check_split(run.shapes.params, run.sharding.params)
-    workdir.claim(config)
     return run
+
+
+def claim(run: Run, force: Sequence[str], finished: bool) -> list[str]:
+    """Compares what is asked for with what is stored, and unless the run is finished, stores it.
+
+    Returns:
+      What to tell: a line for each change.
+
+    Raises:
+      UserError: if a change may not be and is not forced.
+    """
+    stored, latest = run.checkpoints.about(), run.checkpoints.latest() or 0
+    if stored is None and (config := run.workdir.config()):
+        stored = {"config": config}
+    # To know the images, some are read: not for a finished run that is only asked again.
+    asked = about_run(run.config, run.mesh) if finished and not force else run.about
+    found = find_changes(stored or {}, asked)
+    refuse(found, force, run.workdir.forced(), run.workdir.path)
+    if finished:
+        return []
+    if latest > run.total:
+        raise UserError(
+            f"{run.workdir.path} is past that: {latest} steps are done, and"
+            f" train.epochs={run.config.train.epochs:g} makes {run.total}"
+        )
+    if run.workdir.results() and not latest:
+        raise UserError(
+            f"{run.workdir.path} holds results, but no checkpoint to go on from: take another"
+            " --workdir"
+        )
+    lines = [f"{'forced' if each.name in force else 'changed'}: {each}" for each in found]
+    if found and latest:
+        old_config = stored_config(stored["config"])
+        examples = stored.get("data", run.about["data"])["examples"]
+        model = build_model(old_config, examples // old_config.train.batch_size)
+        if force:
+            old = dataclasses.replace(run, config=old_config, model=model)
+            refuse_shapes(old.shapes, run.shapes)
+        lines += schedule_change(model.schedules, run.model.schedules, latest)
+    run.workdir.claim(run.config, found, force)
+    return lines
 
 
 class Start(NamedTuple):
@@ -205,6 +264,7 @@ def steps(
     rate = Rate(every.batch_size)
     watch = Watch(config.guard, run.loader, display.say, run.workdir.record, IN_FLIGHT)
     course = {"skipped_batches": start.skipped_batches, "roll_backs": start.roll_backs}
+    about = run.about | {"course": course}
     batches = train_batches(
         run.loader,
         mask_spec(config),
@@ -240,7 +300,7 @@ def steps(
                 display.update(row)
                 run.checkpoints.score(step, row)
             if saving and not numbers["skipped_in_a_row"]:  # a roll-back wants one before them
-                run.checkpoints.save(step, state, course=course)
+                run.checkpoints.save(step, state, about)
             if probing:  # after saving: whatever may be wrong with those images, the step is safe
                 scores = run.probe.scores(run.model, state.target)
                 run.workdir.amend(step, scores)
@@ -250,7 +310,7 @@ def steps(
                 rate.restart()
         watch.settle()
     if step > start.step:
-        run.checkpoints.save(step, state, course=course)
+        run.checkpoints.save(step, state, about)
     run.checkpoints.wait()
     return state, step
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from etils import epath
@@ -9,21 +10,8 @@ from ml_collections import ConfigDict
 
 from jepa_jax.atomic import write_text
 from jepa_jax.errors import UserError
+from jepa_jax.training.changes import Change
 from jepa_jax.training.jsonlines import JsonLines
-
-# What may change between two starts of one run: it has no say in what is learned.
-FREE = (
-    "train.log_every",
-    "train.checkpoint",
-    "guard.",
-    "probe.",
-    "mesh.",
-    "data.threads",
-    "data.workers",
-    "data.broken_share",
-    "data.test_split",
-    "data.eval_crop",
-)
 
 
 class Workdir:
@@ -48,30 +36,30 @@ class Workdir:
         self._broken = JsonLines(self.path / "broken_images.jsonl")
         self._writes = writes
 
-    def claim(self, config: ConfigDict) -> None:
-        """Stores the config of a new run, or compares it with the stored one.
+    def config(self) -> dict[str, Any] | None:
+        """The config that the run was last started with, or None if there is no run.
 
         Raises:
-          UserError: naming what differs, if it would make this another run.
+          UserError: if it cannot be read.
         """
         file = self.path / "config.json"
-        if file.exists():
-            try:
-                stored = json.loads(file.read_text())
-            except json.JSONDecodeError as error:
-                raise UserError(f"{file} is damaged: delete it to use this config") from error
-            wanted = json.loads(config.to_json())
-            changed = [
-                f"{key}: {old} -> {new}"
-                for key, old, new in _differences(stored, wanted)
-                if not key.startswith(FREE)
-            ]
-            if changed:
-                raise UserError(
-                    f"{self.path} holds a run of another config ({'; '.join(changed)}):"
-                    " take another --workdir, or the stored values"
-                )
-        self._write(file, config.to_json(indent=2) + "\n")
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} is damaged: delete it to use this config") from error
+
+    def claim(self, config: ConfigDict, changes: Sequence[Change], force: Collection[str]) -> None:
+        """Takes note of a start: what changed since the last one, and the config."""
+        for change in changes:
+            self.record("change", **change._asdict(), forced=change.name in force)
+        self._write(self.path / "config.json", config.to_json(indent=2) + "\n")
+
+    def forced(self) -> set[str]:
+        """The names of the changes that were forced so far."""
+        changes = [row for row in self._events.rows() if row["event"] == "change"]
+        return {row["name"] for row in changes if row["forced"]}
 
     def append(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
@@ -120,11 +108,3 @@ class Workdir:
     def _write(self, file: epath.Path, text: str) -> None:
         if self._writes:
             write_text(file, text)
-
-
-def _differences(old: Any, new: Any, key: str = ""):
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in old.keys() | new.keys():
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
-        yield key, old, new

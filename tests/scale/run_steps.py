@@ -57,7 +57,7 @@ def main(workdir: str, last: int):
             state, metrics = step(run.model, state, batch)
         print("STEP", number, float(metrics.loss).hex(), digest.hexdigest(), flush=True)
     batches.close()
-    run.checkpoints.save(last, state, course={})
+    run.checkpoints.save(last, state, run.about | {"course": {}})
     run.checkpoints.wait()
 
 
