@@ -79,10 +79,27 @@ def test_a_ring_inside_a_scan_counts_once_a_layer():
     assert set(found) == {"all-gather", "reduce-scatter"}
 
 
-def test_repeats_on_one_channel_count_once():
-    gather = "  %a{} = f32[8,4]{{1,0}} all-gather(%g), channel_id=9, dimensions={{0}}\n"
-    body = "".join(gather.format(number) for number in range(3))
-    assert collectives(f"ENTRY %main () -> f32[4] {{\n{body}}}\n")["all-gather"].count == 1
+def test_the_pieces_of_one_overlapped_gather_count_once():
+    """Whose channel others may use, too."""
+    gather = (
+        "  %a{} = f32[8,4]{{1,0}} all-gather(%g), channel_id=9, dimensions={{0}},"
+        " frontend_attributes={}\n"
+    )
+    ours, another = '{chain_id="3"}', '{async_collective_name="all-gather-start.1"}'
+    body = "".join(map(gather.format, range(4), (ours, ours, ours, another)))
+    assert collectives(f"ENTRY %main () -> f32[4] {{\n{body}}}\n")["all-gather"].count == 2
+
+
+def test_what_leaves_a_slice_is_told_apart():
+    body = """
+  %g = f32[18,8,128]{2,1,0:T(8,128)} parameter(0)
+  %send.29 = (f32[18,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%g, %after), channel_id=45, \
+is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"\
+,_xla_megascale_reduce_operation="SUM",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %other = (f32[2]{0}, u32[], token[]) send(%g, %after), channel_id=46, is_host_transfer=true
+"""
+    found = collectives(f"ENTRY %main () -> f32[4] {{{body}}}\n")
+    assert found == {"all-reduce between slices": Traffic(1, 18 * 8 * 128 * 4)}
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 31, 32, 33, 200])
@@ -139,7 +156,9 @@ def test_parameters_are_gathered_once_a_use_and_gradients_reduced_once():
     assert set(deep) <= {"all-gather", "all-reduce", "reduce-scatter"}
 
 
-@pytest.mark.parametrize("name", ["v5e", "v9:2x2", "v5e:4x4x", "v5e:16 x 16"])
+@pytest.mark.parametrize(
+    "name", ["v5e", "v9:2x2", "v5e:4x4x", "v5e:16 x 16", "0xv5e:4x4", "2v5e:4x4", "2x:4x4"]
+)
 def test_an_unknown_topology_is_answered_with_one(name: str):
     with pytest.raises(UserError, match=r"such as v5e:16x16") as caught:
         topology_devices(name)

@@ -1,5 +1,6 @@
 """What is split along the mesh, and that splitting does not change what is learned."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.parallel import sharding
 from jepa_jax.parallel.placement import check_split, placement_table
 from jepa_jax.training.setup import build_model
+from tests.slices import slices
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -81,6 +83,42 @@ def test_the_table_adds_up_to_the_state(shapes):
     assert sum(map(int, arrays)) == len(jax.tree.leaves(shapes))
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
     assert sum(map(float, values)) == pytest.approx(total, abs=0.02)
+
+
+@pytest.mark.parametrize("inner", [(16, 1), (8, 1), (2, 4), (1, 1)])
+def test_only_replicas_lie_on_different_slices(inner: tuple[int, int]):
+    replica = 32 // (inner[0] * inner[1])
+    whole = sharding.make_mesh((replica, *inner), slices(2))
+    assert len({chip.id for chip in whole.devices.flat}) == 32
+    found = [{chip.slice_index for chip in each.flat} for each in whole.devices]
+    assert found == [{0}] * (replica // 2) + [{1}] * (replica // 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 1), (1, 2, 16), (1, 16, 2)])
+def test_a_slice_too_small_for_a_copy_is_named(shape: tuple[int, int, int]):
+    with pytest.raises(UserError, match=r"= 32 must divide the 16 chips of a slice: "):
+        sharding.make_mesh(shape, slices(2))
+
+
+def test_nodes_of_gpus_may_share_a_copy():
+    gpus = [
+        dataclasses.replace(chip, platform="gpu", device_kind="H100", slice_index=chip.id // 8)
+        for chip in reversed(slices(1))  # as they come where processes are numbered otherwise
+    ]
+    whole = sharding.make_mesh((1, 16, 1), gpus)
+    assert [chip.id for chip in whole.devices.flat] == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"), [((2, 16, 1), 8), ((8, 4, 1), 8), ((8, 2, 2), 8), ((4, 1, 8), 4)]
+)
+def test_every_part_of_a_batch_is_fed_by_those_who_hold_it(shape: tuple[int, int, int], parts: int):
+    """Along the ring of a slice, the rows of a host are not neighbours."""
+    whole = sharding.make_mesh(shape, slices(2))
+    fed = {host: sharding.process_share(whole, host) for host in range(8)}
+    assert set(fed.values()) == {(part, parts) for part in range(parts)}
+    for row in whole.devices.reshape(-1, shape[2]):
+        assert len({fed[chip.process_index] for chip in row}) == 1
 
 
 LOSSES = """

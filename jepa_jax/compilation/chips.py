@@ -45,20 +45,23 @@ CHIPS = {
 def topology_devices(name: str) -> tuple[list, Chip]:
     """The devices of a topology such as "v5e:16x16", which can be compiled for but not used.
 
+    "2xv5e:16x16" is two such slices, with a slower network between them.
+
     Raises:
       UserError: if there is no such topology, or no compiler for it.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
-    if match is None or match[1] not in CHIPS:
+    match = re.fullmatch(r"(?:([1-9]\d*)x)?((\w+):\d+(?:x\d+){1,2})", name, re.ASCII)
+    if match is None or match[3] not in CHIPS:
         raise UserError(
-            f"--topology={name} is none: write CHIP:SHAPE, such as v5e:16x16 or v5p:4x4x8,"
-            f" with a chip of {', '.join(CHIPS)}"
+            f"--topology={name} is none: write CHIP:SHAPE, such as v5e:16x16 or v5p:4x4x8, or"
+            f" 2xCHIP:SHAPE for two slices, with a chip of {', '.join(CHIPS)}"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "--topology needs the TPU compiler, which runs on any machine: pip install 'jax[tpu]'"
         )
-    chip = CHIPS[match[1]]
+    slices, shape, chip = int(match[1] or 1), match[2], CHIPS[match[3]]
+    options = dict(chip.options) | ({"num_slices": slices} if slices > 1 else {})
     # Nothing runs here: chips and GPUs that other processes use are left alone.
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -67,7 +70,7 @@ def topology_devices(name: str) -> tuple[list, Chip]:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.accelerator}-8")
     try:
-        described = topologies.get_topology_desc(name, "tpu", **dict(chip.options))
+        described = topologies.get_topology_desc(shape, "tpu", **options)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise UserError(f"--topology={name} cannot be compiled for: {reason}") from error

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+WITHIN = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+KINDS = (*WITHIN, *(f"{kind} between slices" for kind in WITHIN))
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
@@ -15,6 +16,8 @@ _ARRAY = re.compile(r"\b(pred|bf16|[a-z]\d+)(?:e\w+)?\[([\d,]*)\]")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.-]+)"
 )
+# What leaves a TPU slice goes through the host.
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 # A product that XLA weaves with the gather of an operand or the scatter of its result: a loop
 # that passes pieces round a ring.
@@ -47,24 +50,28 @@ def collectives(hlo: str) -> dict[str, Traffic]:
     computations, entry = _parse(hlo)
     types = {i.name: i.result for body in computations.values() for i in body}
     found = []  # (kind, how often, bytes in all)
-    channels = {}  # channel: (kind, how often, bytes each time)
+    pieces = {}  # (kind, chain): (how often, bytes each time)
 
     def visit(name: str, times: int, ring: str | None):
         for instruction in computations[name]:
             kind = instruction.operation.removesuffix("-start")
-            if kind in KINDS:
+            if kind in WITHIN:
                 size = _size(instruction, types)
-                if ring:
-                    found.append((ring, 0, times * size))
-                    continue
                 if kind == "all-reduce" and "all-reduce-scatter" in name:
                     kind = "reduce-scatter"
-                channel = re.search(r"channel_id=(\d+)", instruction.rest)
-                key = channel[1] if channel else instruction.name
-                # One that other work overlaps appears again in each fusion with a part of that
-                # work, also inside loops, on one channel.
-                fewest = min(times, channels[key][1]) if key in channels else times
-                channels[key] = kind, fewest, size
+                chain = re.search(r'chain_id="(\d+)"', instruction.rest)
+                if ring:
+                    found.append((ring, 0, times * size))
+                elif chain:
+                    # One that other work overlaps appears again in each fusion with a part of
+                    # that work, also inside loops.
+                    fewest, _ = pieces.get((kind, chain[1]), (times, size))
+                    pieces[kind, chain[1]] = min(times, fewest), size
+                else:
+                    found.append((kind, times, times * size))
+            elif kind == "send" and (between := _BETWEEN.search(instruction.rest)):
+                kind = f"{between[1].lower().replace('_', '-')} between slices"
+                found.append((kind, times, times * _size(instruction, types)))
             elif instruction.operation == "while":
                 body = re.search(r"body=%?([\w.-]+)", instruction.rest)[1]
                 woven = _RING.search(body)
@@ -77,7 +84,7 @@ def collectives(hlo: str) -> dict[str, Traffic]:
                     visit(called, times, ring)
 
     visit(entry, 1, None)
-    found += [(kind, times, times * size) for kind, times, size in channels.values()]
+    found += [(kind, times, times * size) for (kind, _), (times, size) in pieces.items()]
     total = collections.defaultdict(lambda: Traffic(0, 0))
     for kind, times, size in found:
         total[kind] = Traffic(total[kind].count + times, total[kind].bytes + size)

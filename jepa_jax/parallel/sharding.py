@@ -1,11 +1,13 @@
 """The mesh ('replica', 'fsdp', 'tensor') and the one table that says what is split along it."""
 
+import collections
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,9 +33,32 @@ RULES = (
 
 
 def make_mesh(shape: tuple[int, int, int], devices: Sequence | None = None) -> Mesh:
-    """A mesh of all devices, or of those given; the sizes must multiply to their number."""
+    """A mesh of all devices, or of those given; the sizes must multiply to their number.
+
+    'replica', the outermost axis, is what crosses the network between TPU slices, which is slow.
+
+    Raises:
+      UserError: if a slice does not hold all of 'fsdp' and 'tensor'.
+    """
+    devices = jax.devices() if devices is None else devices
+    # On GPUs a slice is a node: 'fsdp' may need several, and their ids are in order already.
+    on_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(each, "slice_index", 0) for each in devices}) if on_tpu else 1
+    replica, *inner = shape
+    if replica % slices:
+        chips = len(devices) // slices
+        raise UserError(
+            f"mesh.fsdp × mesh.tensor = {math.prod(inner)} must divide the {chips} chips of a"
+            f" slice: otherwise parameters would travel over the network between the {slices}"
+            " slices; take mesh.replica=-1 and a smaller mesh.fsdp"
+        )
+    within, options = (replica // slices, *inner), {"allow_split_physical_axes": True}
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, **options)
+    else:
+        grid = mesh_utils.create_device_mesh(within, devices, **options)
     # Explicit axes, the default, are refused by linen's matrix products under fsdp.
-    return jax.make_mesh(shape, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -41,12 +66,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def process_share(mesh: Mesh) -> tuple[int, int]:
-    """(k, n): the rows of a batch that this process feeds are the k-th of n equal parts."""
-    slices = math.prod(mesh.shape[axis] for axis in BATCH[0])
-    rows = batch_sharding(mesh).addressable_devices_indices_map((slices,)).values()
-    starts = sorted({row[0].indices(slices)[0] for row in rows})
-    return starts[0] // len(starts), slices // len(starts)
+def process_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """(k, n): a process, or this one, feeds the k-th of the n equal parts of a batch.
+
+    Which rows these are is the mesh's affair: along a ring of TPU chips, those of a process need
+    not be neighbours.
+    """
+    process = jax.process_index() if process is None else process
+    rows = collections.defaultdict(list)  # of the mesh, by process
+    for number, row in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+        for owner in {device.process_index for device in row}:
+            rows[owner].append(number)
+    parts = sorted(set(map(tuple, rows.values())))
+    return parts.index(tuple(rows[process])), len(parts)
 
 
 def tree_sharding(tree: Any, mesh: Mesh) -> Any:
