@@ -6,9 +6,9 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-def new_console() -> Console:
+def new_console(quiet: bool = False) -> Console:
     """One that colours nothing by itself and leaves long lines whole."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, quiet=quiet)
 
 
 def say(console: Console, text: RenderableType) -> None:

@@ -146,3 +146,19 @@ def test_more_than_the_share_stops_with_the_list():
         r"image 3 is damaged; image 5 is damaged; image 7 is damaged",
     ):
         broken.note(read(source, 7), 1)
+
+
+def test_processes_count_what_any_of_them_met():
+    """Each calls settle at the same step and gets the others' rows, some of them its own too."""
+    source, lines, rows = Source(broken={3, 5, 7}), [], []
+    other = [
+        {"step": 1, "index": index, "problem": f"image {index} is damaged"} for index in (5, 3)
+    ]
+    gather = lambda mine: [other, mine]  # noqa: E731
+    broken = Broken(source, 0.1, source.view, lines.append, record=rows.append, gather=gather)
+    broken.note(read(source, 3, 7), 1)
+    assert not lines
+    for _ in range(2):
+        broken.settle()
+    assert [row["index"] for row in rows] == [5, 3, 7]
+    assert len(lines) == len(broken) == 3

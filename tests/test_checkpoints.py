@@ -92,10 +92,11 @@ def test_the_best_is_kept(tmp_path, name: str, best: int):
 def test_time_makes_a_save_due(tmp_path):
     patient = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=60.0))
     assert [patient.due(step) for step in (1, 2, 3, 4)] == [False, True, False, True]
+    assert not patient.overdue()
     hasty = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=1e-9))
-    assert hasty.due(1)
+    assert hasty.overdue()
     never = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=0.0))
-    assert not never.due(1)
+    assert not never.overdue()
 
 
 def delete(path: pathlib.Path, rng: np.random.Generator) -> None:

@@ -197,11 +197,11 @@ def test_workers_that_are_killed_again_and_again_are_an_error():
 def test_workers_leave_ctrl_c_to_us(capfd):
     made = TrainBatches(noise(100), settings(workers=2), seed=0, batch_size=32)
     steps = made.iterate()
-    next(steps)
+    list(islice(steps, 2))  # one from each, so that both are at work
     workers = {worker.pid for worker in multiprocessing.active_children()}
     for worker in workers:
         os.kill(worker, signal.SIGINT)
-    for step, batch in enumerate(islice(steps, 12), 1):
+    for step, batch in enumerate(islice(steps, 12), 2):
         assert_same(batch, made[step])
     assert {worker.pid for worker in multiprocessing.active_children()} == workers
     steps.close()
@@ -234,7 +234,9 @@ def test_evaluation_goes_through_all_in_order():
     source, data = noise(70), settings()
     expected = [EvalView((6, 5), 1, 0.875)(example) for example in source]
     made = list(evaluation_batches(source, data, 32))
-    assert [batch["count"] for batch in made] == [32, 32, 6]
+    for key in ("index", "place"):
+        numbers = np.concatenate([batch[key] for batch in made])
+        np.testing.assert_array_equal(numbers, [*range(70), *26 * [-1]])
     assert {batch["images"].shape for batch in made} == {(32, 6, 5, 1)}
     images = np.concatenate([batch["images"] for batch in made])
     np.testing.assert_array_equal(images[:70], expected)
@@ -244,14 +246,24 @@ def test_evaluation_goes_through_all_in_order():
 def test_evaluation_of_chosen_examples():
     source = noise(10)
     (batch,) = evaluation_batches(source, settings(), 4, indices=[7, 2, 7])
-    assert batch["count"] == 3
+    assert batch["index"].tolist() == [7, 2, 7, -1]
+    assert batch["place"].tolist() == [0, 1, 2, -1]
     expected = [EvalView((6, 5), 1, 0.875)(source[i]) for i in (7, 2, 7)]
     np.testing.assert_array_equal(batch["images"][:3], expected)
 
 
 def test_evaluation_of_full_batches_has_no_empty_one():
     made = evaluation_batches(noise(8), settings(), 4)
-    assert [batch["count"] for batch in made] == [4, 4]
+    assert [batch["index"].tolist() for batch in made] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_evaluation_is_shared_out_in_equal_parts():
+    source, data = noise(7), settings()
+    whole = list(evaluation_batches(source, data, 4))
+    parts = [list(evaluation_batches(source, data, 4, shard=(k, 2))) for k in range(2)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for key, value in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[key] for part in shares]), value)
 
 
 def test_evaluation_says_what_it_replaced():

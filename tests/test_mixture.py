@@ -168,6 +168,7 @@ from jepa_jax.config import defaults
 from jepa_jax.data.mixture import mixed
 from jepa_jax.data.protocol import Example
 from jepa_jax.evaluation import probe
+from jepa_jax.parallel.sharding import make_mesh
 
 class Fake:
     labelled, classes = True, tuple(f"n{i:08}" for i in range(21841))
@@ -181,7 +182,7 @@ train = mixed([Fake(14_000_000), Fake(1_281_167)], [3.0, 1.0])
 train = pickle.loads(pickle.dumps(train))
 probe.open_source = lambda data, split: Fake(100_000)
 config = defaults()
-made = probe.Probe(config, train)
+made = probe.Probe(config, train, make_mesh((1, 1, 1)))
 train[len(train) - 1]
 seconds = time.monotonic() - begun
 peak = pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]

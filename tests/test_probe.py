@@ -1,5 +1,6 @@
 """The probe during training: the right images with the right labels."""
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -10,6 +11,7 @@ from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.features import pixel_features
 from jepa_jax.evaluation.probe import Probe
+from jepa_jax.parallel.sharding import make_mesh
 
 SHADES = {"black": 0, "grey": 128, "white": 255}
 
@@ -24,7 +26,8 @@ def config(folder) -> ConfigDict:
 
 
 def probe(config: ConfigDict) -> Probe:
-    return Probe(config, open_source(config.data, config.data.train_split))
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    return Probe(config, open_source(config.data, config.data.train_split), mesh)
 
 
 def write(folder, split: str, classes: list[str]) -> None:
@@ -56,7 +59,9 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path):
         (tmp_path / split / "black" / "7.png").write_bytes(b"damaged")
     probed = probe(config(tmp_path))
     source, index, labels = probed._splits[0]
-    features, labels = probed._look(pixel_features, source, index, labels)
+    features, labels = probed._look(
+        lambda batches: pixel_features(batches, probed._mesh), source, index, labels
+    )
     assert len(features) == len(labels) == 23
     assert labels.tolist() == 7 * [0] + 8 * [1] + 8 * [2]
     assert probed.pixel_scores() == {"knn": 1.0, "linear": 1.0}

@@ -1,5 +1,6 @@
 """Files that can't be read: replaced by the next one, counted, and named once."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -39,6 +40,9 @@ def read_sound(
     raise UserError(f"{most} images in a row can't be used: {problem}")
 
 
+Row = dict[str, Any]  # "step", "index", "problem"
+
+
 class Broken:
     """The account of a run's unreadable examples.
 
@@ -47,7 +51,8 @@ class Broken:
       view: what is done with an example; it is repeated to know what went wrong.
       say: is called with a line for each of them, once.
       known: those that this run found before it was stopped, as `record` got them.
-      record: is called with each new one: {"step", "index", "problem"}.
+      record: is called with each new one.
+      gather: of several processes: gives all of them the list of what each has.
     """
 
     def __init__(
@@ -57,13 +62,16 @@ class Broken:
         view: Callable[[Example], Any],
         say: Callable[[str], None],
         known: Iterable[dict[str, Any]] = (),
-        record: Callable[[dict[str, Any]], None] = lambda row: None,
+        record: Callable[[Row], None] = lambda row: None,
+        gather: Callable[[list[Row]], list[list[Row]]] | None = None,
     ):
         self._source, self._share, self._view = source, share, view
-        self._say, self._record = say, record
+        self._say, self._record, self._gather = say, record, gather
         self._found: dict[int, str] = {row["index"]: row["problem"] for row in known}
+        self._new: dict[int, Row] = {}
 
     def __len__(self) -> int:
+        """How many are known to all."""
         return len(self._found)
 
     def note(self, batch: dict[str, Any], step: int) -> None:
@@ -78,7 +86,27 @@ class Broken:
         )
         for wanted, used in pairs:
             for index in range(wanted, used if used > wanted else used + len(self._source)):
-                self._name(index % len(self._source), step)
+                self._look(index % len(self._source), step)
+
+        if self._gather is None:
+            self._account([list(self._new.values())])
+
+    def settle(self) -> None:
+        """With several processes, the same for what all of them met since the last time.
+
+        Raises:
+          UserError: as `note`, in all of them.
+        """
+        if self._gather is not None:
+            self._account(self._gather(list(self._new.values())))
+
+    def _account(self, found: Iterable[Iterable[Row]]) -> None:
+        self._new = {}
+        for row in itertools.chain.from_iterable(found):
+            if row["index"] not in self._found:
+                self._found[row["index"]] = row["problem"]
+                self._record(row)
+                self._say(f"{row['problem']}; the next image takes its place")
         if len(self._found) > self._share * len(self._source):
             names = "; ".join(list(self._found.values())[:NAMED])
             raise UserError(
@@ -86,14 +114,12 @@ class Broken:
                 f" data.broken_share={self._share:g} allows: {names}"
             )
 
-    def _name(self, index: int, step: int) -> None:
-        if index in self._found:
+    def _look(self, index: int, step: int) -> None:
+        if index in self._found or index in self._new:
             return
         problem = f"image {index} could not be read, but can now"
         try:
             self._view(self._source[index])
         except UserError as error:
             problem = str(error)
-        self._found[index] = problem
-        self._record({"step": step, "index": index, "problem": problem})
-        self._say(f"{problem}; the next image takes its place")
+        self._new[index] = {"step": step, "index": index, "problem": problem}

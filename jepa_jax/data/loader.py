@@ -82,9 +82,9 @@ class TrainBatches:
         )
 
     def indices(self, step: int) -> list[int]:
-        """Which examples `self[step]` asks for, without reading them."""
-        first = step * self.local_size
-        return [int(self._order[self._place(first + i)]) for i in range(self.local_size)]
+        """Which examples the whole batch of a step asks for, without reading them."""
+        first = step * self._batch_size
+        return [int(self._order[first + i]) for i in range(self._batch_size)]
 
     def iterate(self, start_step: int = 0) -> Generator[Batch]:
         """Yields `self[start_step]`, `self[start_step + 1]`, … for ever, made ahead.
@@ -133,26 +133,38 @@ class _Load(grain.transforms.RandomMap):
 
 
 def evaluation_batches(
-    source: Source, data: ConfigDict, batch_size: int, indices: Sequence[int] | None = None
+    source: Source,
+    data: ConfigDict,
+    batch_size: int,
+    indices: Sequence[int] | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Yields the centre crops of the examples at `indices` (default: of all), in that order.
 
-    Each batch is {'images': uint8 (batch_size, H, W, C), 'index', 'broken': as in `TrainBatches`,
-    'count': int}: only the first `count` images are real; the last batch is filled up with zeros,
-    so that all have one shape.
+    Each batch is {'images': uint8 (B_local, H, W, C), 'index', 'broken': as in `TrainBatches`,
+    'place': int64 (B_local,), where in `indices` they are}. The last one is filled up with zeros
+    of place -1, so that all have one shape.
+
+    Args:
+      shard: (k, n) for the k-th of n equal parts of each batch; n divides `batch_size`.
     """
-    view = EvalView.of(data)
+    view, share = EvalView.of(data), data.broken_share
     chosen = range(len(source)) if indices is None else np.asarray(indices, np.int64)
-    rows = math.gcd(batch_size, ROWS)
-    examples = grain.MapDataset.source(chosen)
-    share = data.broken_share
-    parts = examples.map(lambda i: read_sound(source, int(i), view, share))
-    parts = parts.batch(rows, batch_fn=_stack)
-    with closing(_ahead(parts, batch_size // rows, data.threads, data.workers)) as batches:
-        for batch in batches:
-            count = len(batch["images"])
-            filling = ((0, batch_size - count), (0, 0), (0, 0), (0, 0))
-            yield batch | {"images": np.pad(batch["images"], filling), "count": count}
+    nothing = np.zeros((*view.size, view.channels), np.uint8)
+    filling = {"image": nothing, "index": -1, "broken": -1, "place": -1}
+    local_size = batch_size // shard[1]
+    places = np.pad(np.arange(len(chosen)), (0, -len(chosen) % batch_size), constant_values=-1)
+    mine = places.reshape(-1, shard[1], local_size)[:, shard[0]].ravel()
+
+    def look(place: int) -> dict[str, Any]:
+        if place < 0:
+            return filling
+        return read_sound(source, int(chosen[place]), view, share) | {"place": place}
+
+    rows = math.gcd(local_size, ROWS)
+    parts = grain.MapDataset.source(mine).map(look).batch(rows, batch_fn=_stack)
+    with closing(_ahead(parts, local_size // rows, data.threads, data.workers)) as batches:
+        yield from batches
 
 
 class WorkerDied(UserError):
@@ -192,11 +204,12 @@ def _leave_signals_alone(*_) -> None:
 
 
 def _stack(examples: Sequence[dict[str, Any]]) -> Batch:
-    return {
-        "images": np.stack([example["image"] for example in examples]),
-        "index": np.array([example["index"] for example in examples], np.int64),
-        "broken": np.array([example["broken"] for example in examples], np.int64),
+    numbers = {
+        key: np.array([example[key] for example in examples], np.int64)
+        for key in examples[0]
+        if key != "image"
     }
+    return {"images": np.stack([example["image"] for example in examples]), **numbers}
 
 
 def _join(parts: Sequence[Batch]) -> Batch:

@@ -1,7 +1,9 @@
 """The quick look at frozen features: k-NN and a linear probe on held-out images."""
 
+import math
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -14,8 +16,10 @@ from jepa_jax.evaluation.checks import check_probe_labels
 from jepa_jax.evaluation.features import pixel_features, pooled_features
 from jepa_jax.evaluation.knn import knn_accuracy
 from jepa_jax.evaluation.linear import linear_probe_accuracy
+from jepa_jax.parallel.processes import from_first
+from jepa_jax.parallel.sharding import batch_parts, process_share
 
-BATCH = 256  # images; features do not depend on it
+BATCH = 256  # images, or a few more where devices must share them; features do not depend on it
 
 
 class Probe:
@@ -23,12 +27,16 @@ class Probe:
 
     Args:
       train: the training split, already open.
+      mesh: whose devices share the images.
 
     Raises:
       UserError: if there is no held-out split, or it has no labels (say `data.test_split=""`).
     """
 
-    def __init__(self, config: ConfigDict, train: Source):
+    def __init__(self, config: ConfigDict, train: Source, mesh: jax.sharding.Mesh):
+        self._mesh = mesh
+        parts = batch_parts(mesh)
+        self._batch_size = parts * math.ceil(BATCH / parts)
         self._data = config.data
         self._neighbours = config.probe.neighbours
         self._splits = []
@@ -62,30 +70,28 @@ class Probe:
 
     def scores(self, model: ijepa.IJEPA, params: Any) -> dict[str, float]:
         """Accuracies {knn, linear} (0..1) of an encoder's pooled features."""
-        return self._scores(lambda batches: pooled_features(model, params, batches))
+        return self._scores(lambda batches: pooled_features(model, params, batches, self._mesh))
 
     def pixel_scores(self) -> dict[str, float]:
         """The same of raw pixels."""
-        return self._scores(pixel_features)
+        return self._scores(lambda batches: pixel_features(batches, self._mesh))
 
     def _scores(self, features) -> dict[str, float]:
         train, test = (self._look(features, *split) for split in self._splits)
-        return {
-            "knn": knn_accuracy(*train, *test, neighbours=self._neighbours),
-            "linear": linear_probe_accuracy(*train, *test),
-        }
+        return from_first(
+            {
+                "knn": knn_accuracy(*train, *test, neighbours=self._neighbours),
+                "linear": linear_probe_accuracy(*train, *test),
+            }
+        )
 
     def _look(
         self, features, source: Source, index: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features and labels of what can be read."""
-        used = []
-
-        def batches():
-            for batch in evaluation_batches(source, self._data, BATCH, index):
-                used.append(batch["index"])
-                yield batch
-
-        found = features(batches())
-        sound = np.concatenate(used) == index  # the others are replaced by their neighbours
-        return found[sound], labels[sound]
+        share = process_share(self._mesh)
+        found = features(
+            evaluation_batches(source, self._data, self._batch_size, index, shard=share)
+        )
+        sound = found.index == index  # the others are replaced by their neighbours
+        return found.values[sound], labels[sound]

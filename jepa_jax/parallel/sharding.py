@@ -66,6 +66,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is split; its size must be a multiple."""
+    return math.prod(mesh.shape[axis] for axis in BATCH[0])
+
+
 def process_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     """(k, n): a process, or this one, feeds the k-th of the n equal parts of a batch.
 

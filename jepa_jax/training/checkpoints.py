@@ -65,7 +65,11 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether the settings want this step saved."""
-        return step % self._every == 0 or time.monotonic() - self._saved_at >= self._seconds
+        return step % self._every == 0
+
+    def overdue(self) -> bool:
+        """Whether the last save is too long ago, by the clock of this process."""
+        return time.monotonic() - self._saved_at >= self._seconds
 
     def score(self, step: int, scores: Mapping[str, float]) -> None:
         """Tells what a step scored, so that the best is kept; it may be saved already."""

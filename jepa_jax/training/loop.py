@@ -19,7 +19,9 @@ from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.probe import Probe
 from jepa_jax.exits import FINISHED, STOPPED
+from jepa_jax.parallel import processes
 from jepa_jax.parallel.placement import check_split, placement_table
+from jepa_jax.parallel.processes import is_first
 from jepa_jax.parallel.sharding import (
     batch_sharding,
     make_mesh,
@@ -92,8 +94,6 @@ def train(config: ConfigDict, path: str, force: Sequence[str] = ()) -> int:
     Raises:
       UserError: for what the user can mend.
     """
-    if jax.process_count() > 1:
-        raise UserError("several processes cannot train one model yet: start a single one")
     run = prepare(config, path)
     results = run.workdir.results()
     finished = results is not None and results["step"] == run.total
@@ -132,27 +132,30 @@ def train(config: ConfigDict, path: str, force: Sequence[str] = ()) -> int:
 
 def prepare(config: ConfigDict, path: str) -> Run:
     """What is asked for, and whether it can be done."""
-    validate(config, jax.device_count())
-    mesh = make_mesh(mesh_shape(config, jax.device_count()))
-    source = open_source(config.data, config.data.train_split)
-    loader = TrainBatches(
-        source,
-        config.data,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        shard=process_share(mesh),
-    )
-    workdir = Workdir(path, writes=jax.process_index() == 0)
-    run = Run(
-        config=config,
-        loader=loader,
-        probe=Probe(config, source) if config.data.test_split else None,
-        model=build_model(config, loader.steps_per_epoch),
-        total=total_steps(config, loader.steps_per_epoch),
-        workdir=workdir,
-        checkpoints=Checkpoints(workdir.path / "checkpoints", config.train),
-        mesh=mesh,
-    )
+
+    def parts() -> dict[str, Any]:
+        validate(config, jax.device_count())
+        mesh = make_mesh(mesh_shape(config, jax.device_count()))
+        source = open_source(config.data, config.data.train_split)
+        loader = TrainBatches(
+            source,
+            config.data,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            shard=process_share(mesh),
+        )
+        return {
+            "loader": loader,
+            "probe": Probe(config, source, mesh) if config.data.test_split else None,
+            "model": build_model(config, loader.steps_per_epoch),
+            "total": total_steps(config, loader.steps_per_epoch),
+            "workdir": Workdir(path, writes=is_first()),
+            "mesh": mesh,
+        }
+
+    found = processes.all_or_none(parts)
+    folder = found["workdir"].path / "checkpoints"
+    run = Run(config=config, checkpoints=Checkpoints(folder, config.train), **found)
     check_split(run.shapes.params, run.sharding.params)
     return run
 
@@ -194,6 +197,7 @@ def claim(run: Run, force: Sequence[str], finished: bool) -> list[str]:
             old = dataclasses.replace(run, config=old_config, model=model)
             refuse_shapes(old.shapes, run.shapes)
         lines += schedule_change(model.schedules, run.model.schedules, latest)
+    processes.wait_for_all("compared")  # before the first writes what the others compare with
     run.workdir.claim(run.config, found, force)
     return lines
 
@@ -208,12 +212,14 @@ class Start(NamedTuple):
 
 def restore(run: Run) -> tuple[ijepa.State, Start]:
     """The newest sound state, or a fresh one; metrics of later steps are dropped."""
-    restored = run.checkpoints.restore(with_sharding(run.shapes, run.sharding))
+    say = print if is_first() else lambda line: None
+    restored = run.checkpoints.restore(with_sharding(run.shapes, run.sharding), say)
     if restored is None:
         state, start = jax.jit(run.fresh, out_shardings=run.sharding)(), Start()
     else:
         state, start = restored.state, Start(restored.step, **restored.about["course"])
     run.workdir.forget_after(start.step, start.step + start.skipped_batches)
+    processes.wait_for_all("forgotten")
     for row in run.workdir.rows():
         run.checkpoints.score(row["step"], row)
     return state, start
@@ -260,6 +266,7 @@ def steps(
         display.say,
         known=run.workdir.broken(),
         record=run.workdir.append_broken,
+        gather=processes.gather if jax.process_count() > 1 else None,
     )
     rate = Rate(every.batch_size)
     watch = Watch(config.guard, run.loader, display.say, run.workdir.record, IN_FLIGHT)
@@ -277,9 +284,11 @@ def steps(
     probe_every = 0
     if run.probe and config.probe.every_epochs:
         probe_every = max(1, round(config.probe.every_epochs * run.loader.steps_per_epoch))
-    step = start.step
+    wishes = processes.Wishes(IN_FLIGHT)
+    step = saved = start.step
+    stopping = overdue = False
     with contextlib.closing(batches):
-        while step < run.total and not stop:
+        while step < run.total and not stopping:
             batch = next(batches)
             with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
                 state, metrics = one_step(run.model, state, batch)
@@ -291,16 +300,19 @@ def steps(
             probing = probe_every and not last and step % probe_every == 0
             logging = last or probing or step % every.log_every == 0
             saving = probing or run.checkpoints.due(step)
+            saving = saving or (overdue and step > saved + IN_FLIGHT)  # may be an old wish
             if logging or saving:
                 watch.settle()
                 numbers = _numbers(metrics)
             if logging:
+                broken.settle()
                 row = {"step": step, **numbers, **rate.measure(), "broken_images": len(broken)}
                 run.workdir.append(row)
                 display.update(row)
                 run.checkpoints.score(step, row)
             if saving and not numbers["skipped_in_a_row"]:  # a roll-back wants one before them
                 run.checkpoints.save(step, state, about)
+                saved = step
             if probing:  # after saving: whatever may be wrong with those images, the step is safe
                 scores = run.probe.scores(run.model, state.target)
                 run.workdir.amend(step, scores)
@@ -308,7 +320,9 @@ def steps(
                 display.probed(step, scores)
             if logging:
                 rate.restart()
+            stopping, overdue = wishes(bool(stop), run.checkpoints.overdue())
         watch.settle()
+        broken.settle()
     if step > start.step:
         run.checkpoints.save(step, state, about)
     run.checkpoints.wait()
@@ -327,7 +341,8 @@ def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
             "trained target encoder": run.probe.scores(run.model, state.target),
         }
         run.workdir.amend(run.total, accuracy["trained target encoder"])
-    draw_run(run.config, run.model, state.target, run.workdir.rows(), run.workdir.path)
+    rows, folder = run.workdir.rows(), run.workdir.path
+    draw_run(run.config, run.model, state.target, rows, folder, run.mesh)
     results = {"step": run.total, "accuracy": accuracy}
     run.workdir.finish(results)
     return results

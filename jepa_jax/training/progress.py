@@ -11,13 +11,14 @@ from rich.table import Table
 from jepa_jax import console
 from jepa_jax.config import architecture
 from jepa_jax.console import new_console, progress_bar
+from jepa_jax.parallel.processes import is_first
 
 
 class Display:
-    """Shows the steps of a run; to be used as a context."""
+    """Shows the steps of a run, on the first of its processes; to be used as a context."""
 
     def __init__(self, total: int, start: int):
-        self.console = new_console()
+        self.console = new_console(quiet=not is_first())
         self.total = total
         self._start, self._begun = start, time.monotonic()
         self._bar = progress_bar(self.console, "step")

@@ -1,5 +1,6 @@
 """The pictures that a finished run leaves in its folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from jepa_jax.config import grid, mask_spec
 from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import open_source
 from jepa_jax.evaluation.features import patch_features
+from jepa_jax.parallel.processes import is_first
+from jepa_jax.parallel.sharding import batch_parts, process_share
 from jepa_jax.visualize.curves import loss_curve
 from jepa_jax.visualize.masks import mask_overlay
 from jepa_jax.visualize.pca import pca_overview
@@ -26,16 +29,24 @@ def draw_run(
     target: Any,
     metrics: Sequence[Mapping[str, float]],
     folder: epath.Path,
+    mesh: jax.sharding.Mesh,
 ) -> None:
-    """Writes loss.png, masks.png and features.png: the loss, what was asked, what was learned."""
+    """Writes loss.png, masks.png and features.png: the loss, what was asked, what was learned.
+
+    All processes must call it, since they share the features' computation; the first one draws.
+    """
     split = config.data.test_split or config.data.train_split
     source = open_source(config.data, split)
     index = np.linspace(0, len(source) - 1, min(IMAGES, len(source))).astype(int)
+    parts = batch_parts(mesh)
+    size = parts * math.ceil(len(index) / parts)
+    batches = evaluation_batches(source, config.data, size, index, shard=process_share(mesh))
+    features = patch_features(model, target, batches, mesh)
+    if not is_first():
+        return
     (batch,) = evaluation_batches(source, config.data, len(index), index)
-    spec = mask_spec(config)
-    drawn = masks.sample(jax.random.key(config.seed), spec, len(index))
-    features = patch_features(model, target, [batch])
+    drawn = masks.sample(jax.random.key(config.seed), mask_spec(config), len(index))
 
     loss_curve(metrics, folder / "loss.png")
     mask_overlay(batch["images"], drawn, grid(config), folder / "masks.png")
-    pca_overview(batch["images"], features, grid(config), folder / "features.png")
+    pca_overview(batch["images"], features.values, grid(config), folder / "features.png")
