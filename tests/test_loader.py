@@ -194,6 +194,28 @@ def test_workers_that_are_killed_again_and_again_are_an_error():
         list(islice(steps, 20))
 
 
+ORPHANS = """
+import time
+from jepa_jax.config import defaults
+from jepa_jax.data.loader import TrainBatches
+from jepa_jax.data.sources import open_source
+
+data = defaults().data
+data.source, data.channels, data.image_size, data.workers = "digits", 1, (8, 8), 2
+batches = TrainBatches(open_source(data, "train"), data, seed=0, batch_size=8).iterate()
+next(batches)
+print("made", flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_killed_process():
+    process = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "made\n"
+    process.kill()
+    process.communicate(timeout=20)  # workers have the pipe too: it ends with the last of them
+
+
 def test_workers_leave_ctrl_c_to_us(capfd):
     made = TrainBatches(noise(100), settings(workers=2), seed=0, batch_size=32)
     steps = made.iterate()

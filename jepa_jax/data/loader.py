@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from jepa_jax.data.broken import read_sound
 from jepa_jax.data.sources import Source
 from jepa_jax.data.transforms import EvalView, TrainView
+from jepa_jax.data.workers import end_with_parent
 from jepa_jax.errors import UserError
 
 ROWS = 32  # images of one task of a thread or worker: a few, since some take longer than others
@@ -188,7 +189,7 @@ def _ahead(
             flags.FLAGS.mark_as_parsed()
         buffered = -(-2 * parts_per_batch // workers)
         options = grain.MultiprocessingOptions(workers, buffered)
-        parts = parts.mp_prefetch(options, worker_init_fn=_leave_signals_alone)
+        parts = parts.mp_prefetch(options, worker_init_fn=_begin_worker)
     with closing(iter(parts.batch(parts_per_batch, batch_fn=_join))) as batches:
         try:
             yield from batches
@@ -198,9 +199,10 @@ def _ahead(
             raise
 
 
-def _leave_signals_alone(*_) -> None:
-    """Ctrl-C is sent to workers too, but it's for the main process to say when they stop."""
+def _begin_worker(*_) -> None:
+    # Ctrl-C is sent to workers too, but it's for the main process to say when they stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _stack(examples: Sequence[dict[str, Any]]) -> Batch:

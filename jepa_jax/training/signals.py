@@ -1,11 +1,22 @@
 """SIGTERM and SIGINT as a wish that the loop fulfils at the end of a step."""
 
+import os
 import signal
+import socket
 import sys
+import threading
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 class StopWish:
     """True once the process was asked to stop; a second signal ends it at once. A context.
+
+    "At once" is also while the main thread is in a compilation, a save or anything else that does
+    not come back to Python: there its handlers don't run, but the number of a signal is written to
+    a socket, which a thread reads. The process then exits with 128 + the signal's number, as shells
+    say it, and without any clean-up, which might hang.
 
     Args:
       answer: what the user is told at the first signal.
@@ -14,22 +25,44 @@ class StopWish:
     def __init__(self, answer: str = "stopping after this step, to save; again to stop at once"):
         self._answer = answer
         self._wished = False
-        self._before = {}
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._wish)
+        self._handlers = {number: signal.signal(number, self._wish) for number in SIGNALS}
+        self._read, self._written = socket.socketpair()
+        self._written.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        self._written.close()
+        self._thread.join()
+        self._read.close()
 
     def __bool__(self):
         return self._wished
 
     def _wish(self, number, frame):
-        if self._wished:
-            sys.exit(128 + number)
         self._wished = True
-        print(self._answer, file=sys.stderr)
+
+    def _listen(self) -> None:
+        count = 0
+        while received := self._read.recv(1):
+            if received[0] not in SIGNALS:
+                continue
+            count += 1
+            if count == 1:
+                print(self._answer, file=sys.stderr, flush=True)
+            else:
+                exit_now(128 + received[0])
+
+
+def exit_now(code: int) -> None:
+    """Ends the process without any clean-up but that of the terminal."""
+    if os.isatty(1):
+        os.write(1, SHOW_CURSOR)  # a progress bar hides it; not by print, which may be locked
+    os._exit(code)

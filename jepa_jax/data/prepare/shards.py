@@ -4,7 +4,6 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -19,6 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jepa_jax.data.prepare.folder import Content, Folder
 from jepa_jax.data.prepare.plan import Plan, Shard
+from jepa_jax.data.workers import end_with_parent
 from jepa_jax.errors import UserError
 
 # Any record can be read by itself. Images are compressed already: to try again would make writing
@@ -144,13 +144,8 @@ def _begin(worker: _Worker) -> None:
     _worker = worker
     worker.shared.broken.cancel_join_thread()  # nobody may be there any more to read it
     warnings.simplefilter("ignore")  # Pillow's, about files that it can read in spite of them
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _write(shard: Shard) -> None:
     _worker.write(shard)
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
