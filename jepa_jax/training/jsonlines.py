@@ -18,10 +18,11 @@ class JsonLines:
         self._unwritten: list[Row] = []
 
     def append(self, row: Row) -> None:
-        behind = bool(self._unwritten)
+        # The last line may have been cut short, and to append to gs://… is to overwrite.
+        whole = bool(self._unwritten) or "://" in str(self._path)
         self._unwritten.append(row)
         try:
-            if behind:  # the last line may have been cut short
+            if whole:
                 self.rewrite(self.rows())
             else:
                 with self._path.open("a") as file:
