@@ -1,0 +1,1 @@
+"""Runs launch/train.py elsewhere: on Cloud TPU, on GKE, under SLURM."""

@@ -1,0 +1,67 @@
+"""The code that travels: an archive of one commit, with the commit in its name."""
+
+import dataclasses
+import pathlib
+import subprocess
+
+from jepa_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]  # of the repository
+RUNS = ("jepa_jax", "launch", "configs", "setup.cfg", "pyproject.toml")  # what of it is run
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """A commit of the repository at `root`."""
+
+    commit: str  # the whole hash
+    root: pathlib.Path = ROOT
+
+    @property
+    def name(self) -> str:
+        return f"jepa_jax-{self.commit[:12]}"
+
+    def archive(self, file: pathlib.Path, kind: str = "tar.gz") -> list[str]:
+        """The command that writes the archive, whose files lie in a folder `name`."""
+        return [
+            *("git", "-C", str(self.root), "archive", f"--format={kind}"),
+            *(f"--prefix={self.name}/", f"--output={file}", self.commit),
+        ]
+
+
+def pinned(revision: str | None, recipe: str, root: pathlib.Path = ROOT) -> Code:
+    """The code of `revision`, or of HEAD if nothing is changed since.
+
+    Args:
+      recipe: a file that must be part of it.
+
+    Raises:
+      UserError: if that is not what one would expect to run.
+    """
+    if not (root / ".git").exists():
+        raise UserError(f"{root} is no git checkout, so its code has no name: git clone it")
+    if revision is None and (changed := _git(root, "status", "--porcelain", "--", *RUNS)):
+        files = ", ".join(line[3:] for line in changed.splitlines()[:3])
+        raise UserError(
+            f"what is not committed would not travel ({files}): commit it, or name what is to"
+            " run, such as --commit=HEAD"
+        )
+    commit = _git(root, "rev-parse", "--verify", "--quiet", f"{revision or 'HEAD'}^{{commit}}")
+    if not commit:
+        raise UserError(f"--commit={revision} is no commit here: see git log")
+    path = recipe.partition(":")[0]
+    if _git(root, "ls-tree", "--name-only", commit, "--", path) != path:
+        raise UserError(
+            f"{path} is not part of commit {commit[:12]} and would not travel: git add and"
+            " commit it"
+        )
+    return Code(commit, root)
+
+
+def _git(root: pathlib.Path, *words: str) -> str:
+    """What git prints; empty if it fails."""
+    try:
+        command = ["git", "-C", str(root), "-c", "core.quotePath=false", *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.rstrip("\n")
+    except FileNotFoundError:
+        raise UserError("git is not installed, which packs the code: install it") from None

@@ -1,0 +1,55 @@
+"""Commands of other programs: shown as a shell would take them, and run."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from jepa_jax.errors import UserError
+
+INSTALL = {
+    "gcloud": "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install), then"
+    " gcloud auth login",
+    "kubectl": "install it (gcloud components install kubectl), then gcloud container clusters"
+    " get-credentials CLUSTER",
+    "xpk": "install it (pip install xpk), or leave --xpk out to use kubectl",
+    "sbatch": "submit where SLURM is, such as on the login node of the cluster",
+}
+
+
+def shown(command: Sequence[str]) -> str:
+    """As a shell takes it."""
+    return shlex.join(command)
+
+
+def require(*programs: str) -> None:
+    """Raises a UserError that says where to get the first program that is missing."""
+    for program in programs:
+        if shutil.which(program) is None:
+            raise UserError(f"{program} is not installed here: {INSTALL[program]}")
+
+
+def call(command: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess:
+    """Runs a command; what it says is returned."""
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace")
+
+
+def checked(command: Sequence[str], stdin: str = "") -> str:
+    """What a command prints.
+
+    Raises:
+      UserError: if it fails, with the reason that it gives.
+    """
+    result = call(command, stdin)
+    if result.returncode:
+        raise UserError(f"{command[0]} failed: {reason(result)}")
+    return result.stdout
+
+
+def reason(result: subprocess.CompletedProcess) -> str:
+    """The line of an error in which a program says why, without its own name."""
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(error|fatal)\b", line, re.IGNORECASE)]
+    line = (errors or lines or [f"exit code {result.returncode}"])[0]
+    return re.sub(r"^(ERROR: \(gcloud[\w.-]*\) |(error|fatal): ?)", "", line, flags=re.IGNORECASE)

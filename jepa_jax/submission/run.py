@@ -1,0 +1,80 @@
+"""launch/submit.py: shows what a run elsewhere takes, or does it."""
+
+import shlex
+import time
+
+from ml_collections import ConfigDict
+
+from jepa_jax.console import new_console, say
+from jepa_jax.errors import UserError
+from jepa_jax.exits import FINISHED, STOPPED
+from jepa_jax.submission import tpu as cloud_tpu
+from jepa_jax.submission.commands import require, shown
+from jepa_jax.submission.queued import QueuedResource
+from jepa_jax.submission.supervise import Supervisor
+from jepa_jax.submission.training import check_recipe, check_shared
+
+NOTHING_DONE = "# Nothing was done: --yes does it."
+
+
+def split(flag: str, text: str) -> tuple[str, ...]:
+    """Words, as a shell splits them.
+
+    Raises:
+      UserError: for a quote without its end.
+    """
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UserError(f"--{flag}: {error}") from None
+
+
+def run_tpu(tpu: cloud_tpu.Tpu, config: ConfigDict, *, poll_seconds: float, yes: bool) -> int:
+    """Trains on a TPU of the cloud, to the end.
+
+    Returns:
+      The exit code of the run; STOPPED if only this command was stopped.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    cloud_tpu.check(tpu)
+    check_shared(tpu.training)
+    check_recipe(config, tpu.topology.chips * tpu.topology.slices, tpu.topology.slices)
+    console = new_console()
+    if not yes:
+        for line in (*cloud_tpu.plan(tpu), "", NOTHING_DONE):
+            say(console, line)
+        return FINISHED
+    require("gcloud")
+    supervisor = Supervisor(
+        tpu.resource, lambda line: say(console, line), lambda: time.sleep(poll_seconds)
+    )
+    try:
+        return supervisor.run(tpu)
+    except KeyboardInterrupt:
+        say(console, "the run goes on without this command: the same one looks after it again")
+        return STOPPED
+
+
+def look_at(resource: QueuedResource, do: str, *, poll_seconds: float, yes: bool) -> int:
+    """Tells the status of a TPU, shows its log, or deletes it."""
+    console = new_console()
+    if not yes:
+        commands = {
+            "status": [resource.describe(), resource.worker("NODE", "status")],
+            "logs": [resource.describe(), resource.worker("NODE", "follow", worker="0")],
+            "delete": [resource.describe(), resource.delete()],
+        }[do]
+        for command in commands:
+            say(console, shown(command))
+        say(console, NOTHING_DONE)
+        return FINISHED
+    require("gcloud")
+    supervisor = Supervisor(
+        resource, lambda line: say(console, line), lambda: time.sleep(poll_seconds)
+    )
+    if do == "logs":
+        return supervisor.logs()
+    {"status": supervisor.status, "delete": supervisor.delete}[do]()
+    return FINISHED
