@@ -2,9 +2,12 @@
 
     python launch/submit.py tpu --config=configs/vitb16.py --workdir=gs://BUCKET/b --name=b \\
         --topology=v5e:4x4 --zone=us-east5-b --project=PROJECT --spot --yes
+    python launch/submit.py gke --config=configs/vitb16.py --workdir=gs://BUCKET/b --name=b \\
+        --topology=v5e:4x4 --image=IMAGE@sha256:DIGEST --yes
 
 tpu: asks for a queued resource, runs on all its hosts, shows the log, begins again after
 preemptions, and gives the TPU back at the end; the same command goes on with what is there.
+gke: a JobSet for kubectl or, with --xpk, a workload for XPK.
 --config.KEY=VALUE changes a setting. docs/submitting.md tells more.
 
 Exit codes: 0 finished or submitted, 2 wrong input, 75 stopped, others as the run's own.
@@ -39,12 +42,16 @@ RUNTIME = flags.DEFINE_string("runtime", None, "Version of the TPU's image, if n
 KEEP = flags.DEFINE_bool("keep", False, "Leave the TPU when the run is finished.")
 DO = flags.DEFINE_enum("do", "run", ["run", "status", "logs", "delete"], "What to do with a TPU.")
 
+IMAGE = flags.DEFINE_string("image", None, "Container with the code, as NAME@sha256:DIGEST.")
+CLUSTER = flags.DEFINE_string("cluster", None, "Of GKE, which XPK wants to know.")
+XPK = flags.DEFINE_bool("xpk", False, "Use XPK instead of kubectl.")
 POLL = flags.DEFINE_float("poll_seconds", 30.0, "Between two looks at a TPU.", 0.0)
 
 COMMON = ("config", "workdir", "force", "name", "env", "restarts", "yes")
 CLOUD = ("topology", "spot", "zone", "project")
 MEANT_FOR = {
     "tpu": (*COMMON, *CLOUD, "commit", "setup", "options", "runtime", "keep", "do", "poll_seconds"),
+    "gke": (*COMMON, *CLOUD, "image", "cluster", "xpk"),
 }
 
 
@@ -56,7 +63,7 @@ def main(where: str) -> int:
         if flags.FLAGS[name].present and name not in MEANT_FOR[where]:
             raise UserError(f"--{name} means nothing for {where}: leave it out")
     training.check_name(NAME.value)
-    return {"tpu": tpu}[where]()
+    return {"tpu": tpu, "gke": gke}[where]()
 
 
 def what():
@@ -95,6 +102,27 @@ def tpu() -> int:
         keep=KEEP.value,
     )
     return run.run_tpu(job, CONFIG.value, **means)
+
+
+def gke() -> int:
+    from jepa_jax.submission import run
+    from jepa_jax.submission.environment import allowed
+    from jepa_jax.submission.gke import Gke
+    from jepa_jax.submission.topology import parse
+
+    job = Gke(
+        name=NAME.value,
+        topology=parse(TOPOLOGY.value),
+        image=IMAGE.value or "",
+        training=what(),
+        spot=SPOT.value,
+        environment=allowed(ENV.value),
+        restarts=RESTARTS.value,
+        cluster=CLUSTER.value,
+        zone=ZONE.value,
+        project=PROJECT.value,
+    )
+    return run.run_gke(job, CONFIG.value, use_xpk=XPK.value, yes=YES.value)
 
 
 if __name__ == "__main__":

@@ -38,3 +38,14 @@ def allowed(names: Iterable[str], source: Mapping[str, str] = os.environ) -> dic
 def shell_lines(variables: Mapping[str, str]) -> str:
     """For a shell to source."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def without_values(text: str, variables: Mapping[str, str]) -> str:
+    """What another program printed, without the values of those variables.
+
+    >>> without_values("A_TOKEN=sesame", {"A_TOKEN": "sesame"})
+    'A_TOKEN=(hidden)'
+    """
+    for value in filter(None, variables.values()):
+        text = text.replace(value, HIDDEN)
+    return text

@@ -8,8 +8,10 @@ from ml_collections import ConfigDict
 from jepa_jax.console import new_console, say
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
+from jepa_jax.submission import gke as kubernetes
 from jepa_jax.submission import tpu as cloud_tpu
-from jepa_jax.submission.commands import require, shown
+from jepa_jax.submission.commands import checked, require, shown
+from jepa_jax.submission.environment import without_values
 from jepa_jax.submission.queued import QueuedResource
 from jepa_jax.submission.supervise import Supervisor
 from jepa_jax.submission.training import check_recipe, check_shared
@@ -77,4 +79,33 @@ def look_at(resource: QueuedResource, do: str, *, poll_seconds: float, yes: bool
     if do == "logs":
         return supervisor.logs()
     {"status": supervisor.status, "delete": supervisor.delete}[do]()
+    return FINISHED
+
+
+def run_gke(gke: kubernetes.Gke, config: ConfigDict, *, use_xpk: bool, yes: bool) -> int:
+    """Asks a GKE cluster to train; it does so by itself.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    kubernetes.check(gke)
+    check_shared(gke.training)
+    check_recipe(config, gke.topology.chips * gke.topology.slices, gke.topology.slices)
+    console = new_console()
+    if not yes:
+        for line in (*kubernetes.plan(gke), "", NOTHING_DONE):
+            say(console, line)
+        return FINISHED
+    if use_xpk:
+        command, stdin = kubernetes.xpk(gke), "".join(f"{name}\n" for name in gke.environment)
+    else:
+        command, stdin = kubernetes.APPLY, kubernetes.manifests(gke)
+    require(command[0])
+    try:
+        printed = checked(command, stdin)
+    except UserError as error:
+        raise UserError(without_values(str(error), gke.environment)) from None
+    say(console, without_values(printed.rstrip(), gke.environment))
+    for line in kubernetes.ways(gke):
+        say(console, line)
     return FINISHED
