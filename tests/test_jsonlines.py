@@ -35,3 +35,18 @@ def test_rows_are_kept_where_nothing_can_be_appended(bucket):
     for row in rows:
         lines.append(row)
     assert JsonLines(bucket / "metrics.jsonl").rows() == rows
+
+
+def test_damaged_lines_are_left_out_and_the_others_kept(tmp_path):
+    path = epath.Path(tmp_path / "rows.jsonl")
+    lines = [
+        b'{"step": 1}',
+        b'{"step": \xff2}',
+        b'{"stop": 3}',
+        b"[4]",
+        b'{"step": "5"}',
+        b"{",
+        b"6",
+    ]
+    path.write_bytes(b"\n".join([*lines, b'{"step": 7}', b'{"step"']))
+    assert [row["step"] for row in JsonLines(path, step=int).rows()] == [1, 7]

@@ -1,6 +1,7 @@
-"""A file of JSON objects, a line each, that survives a crash and a full disk."""
+"""A file of JSON objects, a line each, that survives a crash, a full disk and damage."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -11,10 +12,14 @@ Row = dict[str, Any]
 
 
 class JsonLines:
-    """Appends rows. What cannot be written now is kept and written with a later row."""
+    """Appends rows. What cannot be written now is kept and written with a later row.
 
-    def __init__(self, path: epath.Path):
-        self._path = path
+    Args:
+      fields: what each row has, and of which type; a line without is damaged, and left out.
+    """
+
+    def __init__(self, path: epath.Path, **fields: type):
+        self._path, self._fields = path, fields
         self._unwritten: list[Row] = []
 
     def append(self, row: Row) -> None:
@@ -32,14 +37,11 @@ class JsonLines:
         self._unwritten = []
 
     def rows(self) -> list[Row]:
-        """All of them, without a last line that a crash cut short."""
+        """All of them, without lines that a crash cut short or that are damaged."""
         rows = []
         if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
+            lines = self._path.read_bytes().splitlines()
+            rows = [row for line in lines if (row := parsed(line, self._fields)) is not None]
         return rows + [row for row in self._unwritten if row not in rows]
 
     def rewrite(self, rows: list[Row]) -> None:
@@ -48,3 +50,14 @@ class JsonLines:
             return
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self._unwritten = []
+
+
+def parsed(text: bytes, fields: Mapping[str, type]) -> Row | None:
+    """A JSON object that has these fields, of these types; None if it is damaged."""
+    try:
+        row = json.loads(text)
+    except ValueError:  # of the encoding or of the JSON
+        return None
+    if not isinstance(row, dict):
+        return None
+    return row if all(type(row.get(name)) is kind for name, kind in fields.items()) else None

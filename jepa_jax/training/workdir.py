@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jepa_jax.atomic import write_text
 from jepa_jax.errors import UserError
 from jepa_jax.training.changes import Change
-from jepa_jax.training.jsonlines import JsonLines
+from jepa_jax.training.jsonlines import JsonLines, parsed
 
 
 class Workdir:
@@ -31,9 +31,11 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
-        self._metrics = JsonLines(self.path / "metrics.jsonl")
-        self._events = JsonLines(self.path / "events.jsonl")
-        self._broken = JsonLines(self.path / "broken_images.jsonl")
+        self._metrics = JsonLines(self.path / "metrics.jsonl", step=int)
+        self._events = JsonLines(self.path / "events.jsonl", event=str)
+        self._broken = JsonLines(
+            self.path / "broken_images.jsonl", step=int, index=int, problem=str
+        )
         self._writes = writes
 
     def config(self) -> dict[str, Any] | None:
@@ -42,13 +44,7 @@ class Workdir:
         Raises:
           UserError: if it cannot be read.
         """
-        file = self.path / "config.json"
-        if not file.exists():
-            return None
-        try:
-            return json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is damaged: delete it to use this config") from error
+        return self._read("config.json", "delete it to use this config")
 
     def claim(self, config: ConfigDict, changes: Sequence[Change], force: Collection[str]) -> None:
         """Takes note of a start: what changed since the last one, and the config."""
@@ -59,7 +55,7 @@ class Workdir:
     def forced(self) -> set[str]:
         """The names of the changes that were forced so far."""
         changes = [row for row in self._events.rows() if row["event"] == "change"]
-        return {row["name"] for row in changes if row["forced"]}
+        return {row.get("name") for row in changes if row.get("forced")}
 
     def append(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
@@ -97,13 +93,25 @@ class Workdir:
                 lines.rewrite([row for row in lines.rows() if row["step"] <= last])
 
     def results(self) -> dict[str, Any] | None:
-        """What a finished run found, or None."""
-        file = self.path / "results.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        """What a finished run found, or None.
+
+        Raises:
+          UserError: if it cannot be read.
+        """
+        return self._read("results.json", "delete it to find them anew", step=int, accuracy=dict)
 
     def finish(self, results: dict[str, Any]) -> None:
         """Stores what a finished run found."""
         self._write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
+
+    def _read(self, name: str, remedy: str, **fields: type) -> dict[str, Any] | None:
+        file = self.path / name
+        if not file.exists():
+            return None
+        found = parsed(file.read_bytes(), fields)
+        if found is None:
+            raise UserError(f"{file} is damaged: {remedy}")
+        return found
 
     def _write(self, file: epath.Path, text: str) -> None:
         if self._writes:

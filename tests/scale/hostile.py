@@ -8,6 +8,7 @@ that came with its input. Prints a table and every exception that was neither; e
 
 import collections
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -123,19 +124,24 @@ def arrays(folder: pathlib.Path, rng: random.Random) -> None:
 
 
 def records(folder: pathlib.Path, rng: random.Random) -> None:
-    shutil.copytree(made("records", _records), folder / "records")
+    shutil.copytree(made(_records), folder / "records")
     files = [file for file in (folder / "records").rglob("*") if file.is_file()]
     victim = rng.choice(files)
     victim.write_bytes(damaged(victim.read_bytes(), rng))
     if rng.random() < 0.5:
         read(folder, rng, source="tfds", name="x:1.0.0", path=str(folder / "records"))
     else:
-        read(folder, rng, source="array_record", path=str(folder / "records/x/1.0.0/x-train.array_record*"))
+        read(
+            folder,
+            rng,
+            source="array_record",
+            path=str(folder / "records/x/1.0.0/x-train.array_record*"),
+        )
 
 
 def run(folder: pathlib.Path, rng: random.Random) -> None:
     """A stopped run of which one file is not what it was."""
-    shutil.copytree(made("run", _run), folder / "run")
+    shutil.copytree(made(_run), folder / "run")
     files = [file for file in (folder / "run").rglob("*") if file.is_file()]
     small = [file for file in files if file.parent == folder / "run" or "about" in str(file)]
     victim = rng.choice(small if rng.random() < 0.7 else files)
@@ -175,18 +181,16 @@ def _records(folder: pathlib.Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-_MADE: dict[str, pathlib.Path] = {}
-
-
-def made(name: str, make) -> pathlib.Path:
+@functools.cache
+def made(make) -> pathlib.Path:
     """What all trials of a kind begin with."""
-    if name not in _MADE:
-        _MADE[name] = pathlib.Path(tempfile.mkdtemp())
-        make(_MADE[name])
-    return _MADE[name]
+    folder = pathlib.Path(tempfile.mkdtemp())
+    make(folder)
+    return folder
 
 
 KINDS = {each.__name__: each for each in (config, image, archive, arrays, records, run)}
+BEFORE = {"records": (_records,), "run": (_run,)}
 
 
 def hang(*_):
@@ -199,6 +203,9 @@ def main(trials: int, kinds: list[str]) -> int:
     problems = 0
     for kind in kinds:
         ends = collections.Counter()
+        for make in BEFORE.get(kind, ()):
+            with contextlib.redirect_stdout(io.StringIO()):
+                made(make)
         for trial in range(trials):
             rng = random.Random(f"{kind} {trial}")
             with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
@@ -217,7 +224,8 @@ def main(trials: int, kinds: list[str]) -> int:
                 ends["code"] += os.path.exists(MARK)
         problems += ends["other"] + ends["code"]
         table.add_row(
-            kind, *(str(n) for n in (trials, *(ends[e] for e in ("read", "refused", "other", "code"))))
+            kind,
+            *(str(n) for n in (trials, *(ends[e] for e in ("read", "refused", "other", "code")))),
         )
     Console().print(table)
     return 1 if problems else 0
