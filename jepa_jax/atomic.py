@@ -1,11 +1,18 @@
 """Text files that are never half written."""
 
+import contextlib
+
 from etils import epath
 
 
 def write_text(file: epath.PathLike, text: str) -> None:
-    """Either the old text or the new one is there, whenever the process dies."""
+    """Either the old text or the new one is there, also after a crash or on a full disk."""
     file = epath.Path(file)
     temporary = file.with_name(f"{file.name}.new")
-    temporary.write_text(text)
-    temporary.replace(file)
+    try:
+        temporary.write_text(text)
+        temporary.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

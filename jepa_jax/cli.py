@@ -1,4 +1,4 @@
-"""What all commands share: flags, and wrong input answered in one line with exit code 2."""
+"""What all commands share: flags, and wrong input answered in one line with an exit code."""
 
 import os
 import re
@@ -9,7 +9,6 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jepa_jax.errors import UserError
-from jepa_jax.exits import WRONG_INPUT
 
 
 def config_flag() -> flags.FlagHolder:
@@ -31,7 +30,7 @@ def run(main: Callable[..., int | None], words: Sequence[str] = ()) -> None:
         code = main(*_parse(words))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = WRONG_INPUT
+        code = error.code
     sys.exit(code)
 
 

@@ -99,6 +99,9 @@ def defaults() -> ConfigDict:
     c.train.log_every = 50  # steps
     c.train.checkpoint_every = 1000  # steps
     c.train.checkpoint_minutes = 30.0  # also save after so long; 0: never
+    c.train.checkpoint_max_age_minutes = (
+        120.0  # stop when the last is older as saving fails; 0: never
+    )
     c.train.checkpoints_kept = 3  # the last ones
     c.train.checkpoint_keep_every = 0  # steps whose multiples are kept for ever; 0: none
     c.train.checkpoint_best = ""  # knn | linear | loss: keep the step that is best in it; "": none

@@ -1,5 +1,6 @@
 """What the displays of long commands share: lines, and a bar on a terminal."""
 
+import contextlib
 import sys
 
 from rich.console import Console, RenderableType
@@ -12,9 +13,10 @@ def new_console(quiet: bool = False) -> Console:
 
 
 def say(console: Console, text: RenderableType) -> None:
-    """A line, or a table; seen at once, also in a pipe."""
-    console.print(text, markup=False)
-    sys.stdout.flush()
+    """A line, or a table; seen at once, also in a pipe. Lost if it cannot be written."""
+    with contextlib.suppress(OSError):  # such as a log on a disk that is full
+        console.print(text, markup=False)
+        sys.stdout.flush()
 
 
 def progress_bar(console: Console, what: str) -> Progress:

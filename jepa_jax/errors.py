@@ -3,9 +3,23 @@
 import difflib
 from collections.abc import Iterable
 
+from jepa_jax.exits import STORAGE, WRONG_INPUT
+
 
 class UserError(ValueError):
-    """Wrong input. The message is one line that names the input and says what to do."""
+    """Wrong input. The message is one line that names the input and says what to do.
+
+    Attributes:
+      code: with which a command exits.
+    """
+
+    code = WRONG_INPUT
+
+
+class StorageError(UserError):
+    """Files cannot be read or written, for want of room, permission or a connection."""
+
+    code = STORAGE
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -77,6 +77,7 @@ RANGES = {
     "train.log_every": (None, 1, INFINITY),
     "train.checkpoint_every": (None, 1, INFINITY),
     "train.checkpoint_minutes": (None, 0, INFINITY),
+    "train.checkpoint_max_age_minutes": (None, 0, INFINITY),
     "train.checkpoints_kept": (None, 1, INFINITY),
     "train.checkpoint_keep_every": (None, 0, INFINITY),
     "guard.spike": (None, 1, INFINITY),

@@ -5,7 +5,8 @@
 The same command goes on where the run stopped. --config.KEY=VALUE changes a setting, such as
 --config.train.epochs=5. A run that goes on may change what has no say in what is learned, and its
 length; other changes are refused, unless --force names them. Exit codes: 0 finished, 2 wrong
-input, 75 stopped by SIGINT or SIGTERM with its state saved, 130 or 143 by a second one, at once.
+input, 74 the folder can't be read or written, 75 stopped by SIGINT or SIGTERM with its state saved,
+130 or 143 by a second one, at once.
 """
 
 import os

@@ -129,8 +129,8 @@ def test_no_damage_passes_for_a_sound_step(two_steps, tmp_path, damage):
         shutil.copytree(two_steps, folder)
         damage(folder / file.relative_to(two_steps), rng)
         said = []
-        checkpoints = Checkpoints(folder / "checkpoints", settings())
-        restored = checkpoints.restore(SHAPES, said.append)
+        checkpoints = Checkpoints(folder / "checkpoints", settings(), said.append)
+        restored = checkpoints.restore(SHAPES)
         assert equal(restored.state, state(restored.step)), file
         assert restored.about == ABOUT
         if restored.step == 2:
@@ -146,7 +146,7 @@ def test_a_step_can_be_saved_again_after_a_damaged_one(two_steps, tmp_path):
     for file in files(tmp_path, 4):
         truncate(file, np.random.default_rng(0))
     checkpoints = Checkpoints(tmp_path / "checkpoints", settings())
-    assert checkpoints.restore(SHAPES, lambda text: None).step == 2
+    assert checkpoints.restore(SHAPES).step == 2
     checkpoints.save(4, state(4), ABOUT)
     checkpoints.wait()
     assert equal(checkpoints.restore(SHAPES).state, state(4))
@@ -158,7 +158,7 @@ def test_no_sound_step_at_all_is_an_error(two_steps, tmp_path):
         (tmp_path / "checkpoints" / str(step) / "about" / "metadata").unlink()
     checkpoints = Checkpoints(tmp_path / "checkpoints", settings())
     with pytest.raises(UserError, match=r"none of the checkpoints in .* the newest, 4: "):
-        checkpoints.restore(SHAPES, lambda text: None)
+        checkpoints.restore(SHAPES)
     assert names(tmp_path) == [2, 4]
 
 

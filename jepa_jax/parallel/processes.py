@@ -163,7 +163,7 @@ def leaving_at_once():
         if is_first():  # the others' line to each other: they may be about to say the same
             time.sleep(2)
         sys.stdout.flush()
-        os._exit(WRONG_INPUT if isinstance(problem, UserError) else 1)
+        os._exit(problem.code if isinstance(problem, UserError) else 1)
 
 
 class Wishes:

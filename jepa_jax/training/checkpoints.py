@@ -1,125 +1,202 @@
-"""Saves and restores the state of a run: a thin layer over orbax's CheckpointManager.
+"""When the state of a run is saved, what is done if that fails, and from where a run goes on.
 
-What is restored is what was saved: beside each state lie the checksums of its leaves, and a
-checkpoint that does not match them is put aside for the one before it.
+All processes of a run come to the same answers here: what differs between them, such as their
+clocks, is asked of the first, or told to all.
 """
 
 import contextlib
-import hashlib
-import json
+import functools
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers as policies
 
-from jepa_jax.errors import UserError
-from jepa_jax.training.checksums import checksums
+from jepa_jax.errors import StorageError, UserError
+from jepa_jax.parallel.processes import from_first, gather
+from jepa_jax.training import storage
+from jepa_jax.training.storage import BackOff, Damaged, patiently, summary
+from jepa_jax.training.store import Restored, Store
+
+ENOUGH = 3  # failures in a row, before the age of the last good checkpoint counts
+COMPRESSED = 0.8  # of a state's bytes that a checkpoint takes, at least
 
 
-class Restored(NamedTuple):
-    step: int
-    state: Any
-    about: dict[str, Any]  # as it was given when the step was saved
+class Good(NamedTuple):
+    """A checkpoint that is all there, as far as is known."""
 
-
-class Damaged(Exception):
-    """A checkpoint that cannot be used; the message says why."""
+    step: int | None
+    time: float  # on the monotonic clock, of its state
 
 
 class Checkpoints:
     """The checkpoints of one run, by step. Saving goes on in the background.
 
+    A save that fails is told, and done again later, with a later state; it stops the run if the
+    last good checkpoint is too old by then. Reading is tried some times before it is an error.
+
     Args:
       folder: where they lie; made if it is not there.
       settings: when to save and what to keep: `config.train`.
+      say: is called with a line for whatever goes wrong.
+      record: is called with what happened and its fields.
+
+    Raises:
+      StorageError: here and below, if storage cannot be reached.
     """
 
-    def __init__(self, folder: epath.PathLike, settings: ConfigDict):
-        self._folder = epath.Path(folder).absolute()
-        self._every = settings.checkpoint_every
-        self._seconds = 60 * (settings.checkpoint_minutes or float("inf"))
-        self._best = Best(settings.checkpoint_best)
-        self._saved_at = time.monotonic()
-        keep = [policies.LatestN(settings.checkpoints_kept), self._best]
-        if settings.checkpoint_keep_every:
-            keep.append(policies.EveryNSteps(settings.checkpoint_keep_every))
-        options = ocp.CheckpointManagerOptions(
-            create=True,
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-            lightweight_initialize=True,  # damaged metadata shall not keep sound steps from use
-        )
-        items = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_names=tuple(items), item_handlers=items
-        )
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        settings: ConfigDict,
+        say: Callable[[str], None] = print,
+        record: Callable[..., Any] = lambda event, **fields: None,
+    ):
+        self._settings, self._say, self._record = settings, say, record
+        self._store = Store(epath.Path(folder).absolute(), settings)
+        self._back_off = BackOff()
+        self._under_way: Good | None = None
+        self._patiently(self._store.open, "{} cannot be opened")
+        self._good = self._last_try = Good(max(self._store.steps(), default=None), time.monotonic())
 
     def latest(self) -> int | None:
         """The last saved step, or None."""
-        return self._manager.latest_step()
+        return self._good.step
 
-    def due(self, step: int) -> bool:
-        """Whether the settings want this step saved."""
-        return step % self._every == 0
+    def due(self, step: int, wanted: bool = False) -> bool:
+        """Whether to save this step: because of its number, or if it is wanted.
+
+        While saving fails, only `overdue` says when.
+        """
+        return not self._back_off.failures and (
+            wanted or step % self._settings.checkpoint_every == 0
+        )
 
     def overdue(self) -> bool:
-        """Whether the last save is too long ago, by the clock of this process."""
-        return time.monotonic() - self._saved_at >= self._seconds
+        """Whether it is time to save, by the clock of this process.
+
+        To be asked at each step: it looks how the save under way went.
+        """
+        if self._under_way and not self._store.busy():
+            self.wait()
+        if self._back_off.failures:
+            return not (self._under_way or self._back_off.seconds())
+        minutes = self._settings.checkpoint_minutes or math.inf
+        return time.monotonic() - self._last_try.time >= 60 * minutes
 
     def score(self, step: int, scores: Mapping[str, float]) -> None:
         """Tells what a step scored, so that the best is kept; it may be saved already."""
-        self._best.score(step, scores)
+        self._store.best.score(step, scores)
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
-        """Saves unless this step is saved already; `about` is stored beside the state, as JSON."""
-        self._saved_at = time.monotonic()
-        if step == self.latest():
+        """Saves in the background, unless this step is saved already.
+
+        Args:
+          about: is stored beside the state, as JSON.
+        """
+        self.wait()
+        if step == self._good.step:
             return
-        about = {**about, "checksums": checksums(state)}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            about=ocp.args.JsonSave(about | {"digest": _digest(about)}),
-        )
-        self._manager.save(step, args=items, force=True)
+        self._last_try = save = Good(step, time.monotonic())
+        if problem := self._no_room(state):
+            self._failed(save, problem)
+            return
+        try:
+            if self._back_off.failures:  # what was seen at the last failure may be wrong
+                self._store.open()
+            self._store.begin(step, state, about)
+        except Exception as error:  # orbax raises whatever its storage layers raise
+            self._failed(save, summary(error), in_midst=True)
+        else:
+            self._under_way = save
+
+    def save_last(
+        self, step: int, state: Any, about: Mapping[str, Any], hurry: Callable[[], bool]
+    ) -> None:
+        """Saves and waits until that is done; if it fails, again and again.
+
+        Args:
+          hurry: whether there is less than a minute left.
+
+        Raises:
+          StorageError: if it cannot be done in time.
+        """
+        waits = iter(storage.WAITS)
+        while True:
+            self.save(step, state, about)
+            self.wait()
+            if step == self._good.step:
+                return
+            left = from_first(self._back_off.seconds())
+            while left > 0 and not any(gather(hurry())):
+                time.sleep(min(left, 1.0))
+                left -= 1.0
+            if any(gather(hurry())):
+                if (wait := next(waits, None)) is None:
+                    raise StorageError(f"step {step} could not be saved; {self._last_good()}")
+                time.sleep(wait)
+
+    def wait(self) -> None:
+        """Until what is being saved is on disk, or has failed."""
+        if (save := self._under_way) is None:
+            return
+        self._under_way = None
+        try:
+            self._store.end()
+        except Exception as error:  # as above
+            self._failed(save, summary(error), in_midst=True)
+            return
+        self._good = save
+        if self._back_off.failures:
+            self._say(f"step {save.step} is saved, after {self._back_off.failures} failures")
+            self._record("checkpoint_works_again", step=save.step)
+            self._back_off = BackOff()
 
     def about(self) -> dict[str, Any] | None:
         """What lies beside the newest state; of an older one where that is damaged."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            with contextlib.suppress(Damaged):
-                about = self._read(step, about=ocp.args.JsonRestore())["about"]
-                return _unsealed(about)
+        for step in reversed(self._patiently(self._store.steps, "{} cannot be read")):
+            try:
+                return self._patiently(self._store.about, "{} cannot be read", step)
+            except Damaged:
+                continue
         return None
 
-    def restore(self, shapes: Any, say: Callable[[str], None] = print) -> Restored | None:
+    def restore(self, shapes: Any) -> Restored | None:
         """The newest sound step, or None if nothing was saved. Damaged ones are put aside.
 
         Args:
           shapes: a tree of ShapeDtypeStructs with shardings: where the state shall go.
-          say: is called with a line for each damaged one.
 
         Raises:
           UserError: if there are checkpoints and none of them is sound.
         """
+        read = functools.partial(self._store.read, shapes=shapes)
         damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self._patiently(self._store.steps, "{} cannot be read")):
             try:
-                restored = self._restore(step, shapes)
+                restored = self._patiently(read, "{} cannot be read", step)
+            except StorageError as error:
+                raise StorageError(
+                    f"{error}; to go on from an earlier one, move it away"
+                ) from error
             except Damaged as problem:
                 damaged.append((step, problem))
-                say(f"warning: the checkpoint {self._folder / str(step)} is damaged: {problem}")
+                self._say(f"warning: the checkpoint {self._store.path(step)} is damaged: {problem}")
                 continue
             for step, _ in damaged:
-                say(f"warning: it is now {self._put_aside(step)}; going on from {restored.step}")
+                place = self._patiently(self._store.put_aside, "{} cannot be moved away", step)
+                self._say(f"warning: it is now {place}; going on from {restored.step}")
+            if damaged:
+                self._patiently(self._store.open, "{} cannot be opened")
+            self._good = Good(restored.step, time.monotonic())
             return restored
         if damaged:
             step, problem = damaged[0]
             raise UserError(
-                f"none of the checkpoints in {self._folder} can be used; the newest, {step}:"
+                f"none of the checkpoints in {self._store.folder} can be used; the newest, {step}:"
                 f" {problem}; to start from the beginning, move that folder away"
             )
         return None
@@ -127,68 +204,65 @@ class Checkpoints:
     def forget_after(self, step: int) -> None:
         """Deletes later steps, if there is one that is not later."""
         self.wait()
-        steps = self._manager.all_steps()
+        steps = self._patiently(self._store.steps, "{} cannot be read")
         if min(steps, default=step) <= step:
             for later in [number for number in steps if number > step]:
-                self._manager.delete(later)
+                self._patiently(self._store.delete, "{} cannot be deleted", later)
+            self._good = Good(max(self._store.steps(), default=None), self._good.time)
 
-    def _restore(self, step: int, shapes: Any) -> Restored:
-        """What lies there, if it is what was saved."""
-        found = self._read(
-            step, state=ocp.args.StandardRestore(shapes), about=ocp.args.JsonRestore()
-        )
-        about, state = _unsealed(found["about"]), found["state"]
-        expected, actual = about.pop("checksums"), checksums(state)
-        changed = [name for name in actual if actual[name] != expected.get(name)]
-        if changed:
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise Damaged(f"{changed[0]}{more} is not what was saved (checksum)")
-        return Restored(step, state, about)
+    def _patiently(self, action: Callable[..., Any], what: str, *step: int) -> Any:
+        path = self._store.path(*step) if step else self._store.folder
+        return patiently(functools.partial(action, *step), what.format(path), self._say)
 
-    def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+    def _no_room(self, state: Any) -> str | None:
+        """Why one of several processes would fail, while the others wait for it."""
+        if jax.process_count() == 1:
+            return None
+        problem = None
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # orbax raises whatever its storage layers raise
-            lines = str(error).strip().splitlines()
-            raise Damaged(f"{lines[0] if lines else type(error).__name__}") from error
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            self._store.check_room(int(COMPRESSED * size))
+        except Exception as error:  # as above
+            problem = summary(error)
+        return next(filter(None, gather(problem)), None)
 
-    def _put_aside(self, step: int) -> epath.Path:
-        """Moves a step out of the way of the one that will be saved in its place."""
-        place = self._folder.parent / "damaged" / str(step)
-        if jax.process_index() == 0:
-            place.parent.mkdir(exist_ok=True)
-            if place.exists():
-                place.rmtree()
-            (self._folder / str(step)).rename(place)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"put aside {step}")
-        self._manager.reload()
-        return place
+    def _failed(self, save: Good, reason: str, in_midst: bool = False) -> None:
+        """Tells of a save that failed, and stops the run if it has been failing for too long.
 
-    def wait(self) -> None:
-        """Until all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        Args:
+          in_midst: the other processes, if there are any, may wait for this one without end.
+        """
+        what = f"step {save.step} could not be saved ({reason})"
+        if in_midst:
+            if jax.process_count() > 1:
+                raise StorageError(f"{what}; {self._last_good()}; the same command goes on")
+            with contextlib.suppress(Exception):
+                self._store.open()  # which makes room
+                if save.step in self._store.steps():  # what failed came afterwards
+                    self._good = save
+        self._back_off.failed()
+        age = from_first(time.monotonic() - self._good.time)
+        self._record(
+            "checkpoint_failed",
+            step=save.step,
+            reason=reason,
+            last_good=self._good.step,
+            minutes_since=age / 60,
+        )
+        limit = 60 * (self._settings.checkpoint_max_age_minutes or math.inf)
+        if age > limit and self._back_off.failures >= ENOUGH:
+            raise StorageError(
+                f"{what}; {self._last_good()}, which is longer than"
+                " train.checkpoint_max_age_minutes; the same command goes on from there"
+            )
+        wait = f"trying again in {self._back_off.seconds():.0f} s"
+        self._say(f"warning: {what}; {self._last_good()}; {wait}")
 
-
-class Best:
-    """Keeps the saved step with the best score so far: an orbax preservation policy.
-
-    Args:
-      name: of the score; "" keeps none.
-    """
-
-    def __init__(self, name: str):
-        self._name = name
-        self._scores: dict[int, float] = {}
-
-    def score(self, step: int, scores: Mapping[str, float]) -> None:
-        if (value := scores.get(self._name)) is not None:
-            self._scores[step] = -value if self._name == "loss" else value
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        scored = [point.step for point in checkpoints if point.step in self._scores]
-        best = max(scored, key=self._scores.__getitem__, default=None)
-        return [point.step == best for point in checkpoints]
+    def _last_good(self) -> str:
+        minutes = (time.monotonic() - self._good.time) / 60
+        if self._good.step is None:
+            return f"there is no checkpoint yet, after {minutes:.0f} minutes"
+        return f"the last good checkpoint is of step {self._good.step}, {minutes:.0f} minutes ago"
 
 
 def with_sharding(shapes: Any, sharding: Any) -> Any:
@@ -198,16 +272,3 @@ def with_sharding(shapes: Any, sharding: Any) -> Any:
         shapes,
         sharding,
     )
-
-
-def _unsealed(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What lies beside a state, if it is what was saved."""
-    about = dict(about)
-    if about.pop("digest", None) != _digest(about):
-        raise Damaged("what lies beside the state is not what was saved")
-    return about
-
-
-def _digest(about: Mapping[str, Any]) -> str:
-    """Seals what lies beside a state."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,8 @@
 """A file of JSON objects, a line each, that survives a crash, a full disk and damage."""
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -9,10 +10,11 @@ from etils import epath
 from jepa_jax.atomic import write_text
 
 Row = dict[str, Any]
+Change = Callable[[list[Row]], list[Row]]
 
 
 class JsonLines:
-    """Appends rows. What cannot be written now is kept and written with a later row.
+    """Rows that are added or changed. What cannot be written now is kept and written later.
 
     Args:
       fields: what each row has, and of which type; a line without is damaged, and left out.
@@ -20,36 +22,52 @@ class JsonLines:
 
     def __init__(self, path: epath.Path, **fields: type):
         self._path, self._fields = path, fields
-        self._unwritten: list[Row] = []
+        # What is still to be done to the rows in the file. At first it is written anew: a crash may
+        # have cut its last line short, which is left out.
+        self._pending: list[Change] = [list]
 
     def append(self, row: Row) -> None:
-        # The last line may have been cut short, and to append to gs://… is to overwrite.
-        whole = bool(self._unwritten) or "://" in str(self._path)
-        self._unwritten.append(row)
-        try:
-            if whole:
-                self.rewrite(self.rows())
-            else:
+        # To append to gs://… is to overwrite.
+        if not self._pending and "://" not in str(self._path):
+            try:
                 with self._path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-        except OSError:
-            return
-        self._unwritten = []
+                return
+            except OSError:
+                pass
+        self.change(functools.partial(_with_last, row))
+
+    def change(self, change: Change) -> None:
+        """Puts what `change` makes of the rows in their place."""
+        self._pending.append(change)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Whether all is written now."""
+        if self._pending:
+            try:
+                rows = self.rows()
+                if rows or self._path.exists():
+                    write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+            except OSError:
+                return False
+            self._pending = []
+        return True
 
     def rows(self) -> list[Row]:
-        """All of them, without lines that a crash cut short or that are damaged."""
+        """All of them, as they are meant to be, without lines that are cut short or damaged."""
         rows = []
         if self._path.exists():
             lines = self._path.read_bytes().splitlines()
             rows = [row for line in lines if (row := parsed(line, self._fields)) is not None]
-        return rows + [row for row in self._unwritten if row not in rows]
+        for change in self._pending:
+            rows = change(rows)
+        return rows
 
-    def rewrite(self, rows: list[Row]) -> None:
-        """Replaces the file, or leaves it as it is if that fails with an OSError."""
-        if not rows and not self._path.exists():
-            return
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._unwritten = []
+
+def _with_last(row: Row, rows: list[Row]) -> list[Row]:
+    """The line may have been written, though that was answered with an error."""
+    return rows if rows[-1:] == [row] else [*rows, row]
 
 
 def parsed(text: bytes, fields: Mapping[str, type]) -> Row | None:

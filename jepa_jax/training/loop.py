@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
 from jepa_jax.config import mask_spec, mesh_shape
+from jepa_jax.console import new_console, say
 from jepa_jax.data.broken import Broken
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import open_source
@@ -43,7 +44,7 @@ from jepa_jax.training.progress import Display, introduction, result_table
 from jepa_jax.training.rate import IN_FLIGHT, Rate
 from jepa_jax.training.setup import build_model, jit_step, purpose_key, total_steps
 from jepa_jax.training.signals import StopWish
-from jepa_jax.training.workdir import Workdir
+from jepa_jax.training.workdir import Workdir, storage_of
 from jepa_jax.validation import validate
 from jepa_jax.visualize.run import draw_run
 
@@ -154,8 +155,14 @@ def prepare(config: ConfigDict, path: str) -> Run:
         }
 
     found = processes.all_or_none(parts)
-    folder = found["workdir"].path / "checkpoints"
-    run = Run(config=config, checkpoints=Checkpoints(folder, config.train), **found)
+    workdir = found["workdir"]
+    checkpoints = Checkpoints(
+        workdir.path / "checkpoints",
+        config.train,
+        say=functools.partial(say, new_console(quiet=not is_first())),
+        record=workdir.record,
+    )
+    run = Run(config=config, checkpoints=checkpoints, **found)
     check_split(run.shapes.params, run.sharding.params)
     return run
 
@@ -212,8 +219,7 @@ class Start(NamedTuple):
 
 def restore(run: Run) -> tuple[ijepa.State, Start]:
     """The newest sound state, or a fresh one; metrics of later steps are dropped."""
-    say = print if is_first() else lambda line: None
-    restored = run.checkpoints.restore(with_sharding(run.shapes, run.sharding), say)
+    restored = run.checkpoints.restore(with_sharding(run.shapes, run.sharding))
     if restored is None:
         state, start = jax.jit(run.fresh, out_shardings=run.sharding)(), Start()
     else:
@@ -299,7 +305,7 @@ def steps(
             last = step == run.total  # it is saved below and probed in `finish`
             probing = probe_every and not last and step % probe_every == 0
             logging = last or probing or step % every.log_every == 0
-            saving = probing or run.checkpoints.due(step)
+            saving = run.checkpoints.due(step, wanted=probing)
             saving = saving or (overdue and step > saved + IN_FLIGHT)  # may be an old wish
             if logging or saving:
                 watch.settle()
@@ -324,8 +330,7 @@ def steps(
         watch.settle()
         broken.settle()
     if step > start.step:
-        run.checkpoints.save(step, state, about)
-    run.checkpoints.wait()
+        run.checkpoints.save_last(step, state, about, hurry=lambda: stopping or bool(stop))
     return state, step
 
 
@@ -342,7 +347,8 @@ def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
         }
         run.workdir.amend(run.total, accuracy["trained target encoder"])
     rows, folder = run.workdir.rows(), run.workdir.path
-    draw_run(run.config, run.model, state.target, rows, folder, run.mesh)
+    with storage_of("a picture"):
+        draw_run(run.config, run.model, state.target, rows, folder, run.mesh)
     results = {"step": run.total, "accuracy": accuracy}
     run.workdir.finish(results)
     return results

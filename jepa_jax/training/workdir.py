@@ -1,5 +1,7 @@
 """The folder of a run: its config, its metrics and its results."""
 
+import contextlib
+import functools
 import json
 import time
 from collections.abc import Collection, Sequence
@@ -9,9 +11,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jepa_jax.atomic import write_text
-from jepa_jax.errors import UserError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.training.changes import Change
 from jepa_jax.training.jsonlines import JsonLines, parsed
+from jepa_jax.training.storage import summary
+
+GOES_ON = "the same command goes on when it can be"
 
 
 class Workdir:
@@ -30,7 +35,7 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
+            raise StorageError(f"--workdir={path} cannot be made: {error.strerror}") from error
         self._metrics = JsonLines(self.path / "metrics.jsonl", step=int)
         self._events = JsonLines(self.path / "events.jsonl", event=str)
         self._broken = JsonLines(
@@ -70,8 +75,9 @@ class Workdir:
     def amend(self, step: int, values: dict[str, Any]) -> None:
         """Adds values to the line of a step in metrics.jsonl."""
         if self._writes:
-            rows = [row | values if row["step"] == step else row for row in self.rows()]
-            self._metrics.rewrite(rows)
+            self._metrics.change(
+                lambda rows: [row | values if row["step"] == step else row for row in rows]
+            )
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one that a crash cut short is dropped."""
@@ -90,7 +96,7 @@ class Workdir:
         """Drops the metrics of later steps and the broken images of later batches."""
         if self._writes:
             for lines, last in ((self._metrics, step), (self._broken, batch)):
-                lines.rewrite([row for row in lines.rows() if row["step"] <= last])
+                lines.change(functools.partial(_up_to, last))
 
     def results(self) -> dict[str, Any] | None:
         """What a finished run found, or None.
@@ -101,18 +107,40 @@ class Workdir:
         return self._read("results.json", "delete it to find them anew", step=int, accuracy=dict)
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Stores what a finished run found."""
+        """Stores what a finished run found.
+
+        Raises:
+          StorageError: if that cannot be written, or something before it could not.
+        """
+        files = (self._metrics, self._events, self._broken)
+        if self._writes and not all(lines.flush() for lines in files):
+            raise StorageError(f"{self.path} cannot be written: {GOES_ON}")
         self._write(self.path / "results.json", json.dumps(results, indent=2) + "\n")
 
     def _read(self, name: str, remedy: str, **fields: type) -> dict[str, Any] | None:
         file = self.path / name
         if not file.exists():
             return None
-        found = parsed(file.read_bytes(), fields)
+        with storage_of(file, "read"):
+            found = parsed(file.read_bytes(), fields)
         if found is None:
             raise UserError(f"{file} is damaged: {remedy}")
         return found
 
     def _write(self, file: epath.Path, text: str) -> None:
         if self._writes:
-            write_text(file, text)
+            with storage_of(file):
+                write_text(file, text)
+
+
+@contextlib.contextmanager
+def storage_of(what: Any, done: str = "written"):
+    """Around what reads or writes: an OSError in it becomes a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what} cannot be {done} ({summary(error)}): {GOES_ON}") from error
+
+
+def _up_to(last: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["step"] <= last]

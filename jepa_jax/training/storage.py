@@ -1,0 +1,116 @@
+"""Storage that fails: told from what it holds being damaged, and asked again, ever later."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from etils import epath
+
+from jepa_jax.errors import StorageError
+from jepa_jax.parallel.processes import gather
+
+T = TypeVar("T")
+
+WAITS = (1, 2, 4, 8, 16)  # seconds between tries to read
+FIRST, LONGEST = 10.0, 600.0  # seconds between tries to save
+
+# What a damaged file may lead to, among the errors of an operating system.
+OF_DAMAGE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EBADMSG, errno.EOVERFLOW, errno.EFBIG),
+)
+# How the messages of tensorstore, which reads and writes the arrays, begin where it is not damage.
+# UNKNOWN is how it calls most errors of an operating system, EIO for one.
+STATUS = (
+    *("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"),
+    *("RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL", "UNKNOWN"),
+)
+
+
+class Damaged(Exception):
+    """What storage holds is not what was written; the message says why."""
+
+
+class BackOff:
+    """When to try again after failures: at first soon, then ever later."""
+
+    def __init__(self):
+        self.failures = 0
+        self._again = 0.0
+
+    def failed(self) -> None:
+        self._again = time.monotonic() + min(LONGEST, FIRST * 2 ** min(self.failures, 10))
+        self.failures += 1
+
+    def seconds(self) -> float:
+        """Until it is time to try again."""
+        return max(0.0, self._again - time.monotonic()) if self.failures else 0.0
+
+
+def patiently(action: Callable[[], T], what: str, say: Callable[[str], None]) -> T:
+    """The result of an action, which is done again while storage fails, by all processes.
+
+    Args:
+      what: is told of a failure.
+
+    Raises:
+      StorageError: if it does not stop failing.
+      Damaged: if the action of one of the processes says so.
+    """
+    for wait in (*WAITS, None):
+        result, damage, refusal = None, None, None
+        try:
+            result = action()
+        except Damaged as problem:
+            damage = str(problem)
+        except Exception as error:
+            if not is_storage_failure(error):
+                raise
+            refusal = summary(error)
+        damages, refusals = zip(*gather([damage, refusal]), strict=True)
+        refusal = next(filter(None, refusals), None)
+        if refusal is None:
+            if damage := next(filter(None, damages), None):
+                raise Damaged(damage)
+            return result
+        if wait is not None:
+            say(f"warning: {what} ({refusal}); trying again in {wait:g} s")
+            time.sleep(wait)
+    raise StorageError(f"{what} ({refusal})")
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Whether storage could not be reached or refused, so that nothing is known of what it holds.
+
+    Not so for what is missing: on storage that can be reached, that is damage.
+    """
+    return any(
+        each.errno not in OF_DAMAGE
+        if isinstance(each, OSError) and not isinstance(each, FileNotFoundError)
+        else str(each).startswith(STATUS)
+        for each in _causes(error)
+    )
+
+
+def touch_all(path: epath.Path) -> None:
+    """Reads a little of every file below a path. An OSError tells what cannot be read."""
+    for entry in path.iterdir():
+        if entry.is_dir():
+            touch_all(entry)
+        else:
+            with entry.open("rb") as file:
+                file.read(1)
+
+
+def summary(error: BaseException) -> str:
+    """What went wrong, in a line that is not long."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0].split(" [tensorstore_spec")[0].split(" [source ")[0]
+    return text if len(text) <= 200 else f"{text[:60]} … {text[-130:]}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
