@@ -179,9 +179,8 @@ class Checkpoints:
             try:
                 restored = self._patiently(read, "{} cannot be read", step)
             except StorageError as error:
-                raise StorageError(
-                    f"{error}; to go on from an earlier one, move it away"
-                ) from error
+                advice = "to go on from an earlier one, move it away"
+                raise StorageError(f"{error}; {advice}") from error
             except Damaged as problem:
                 damaged.append((step, problem))
                 self._say(f"warning: the checkpoint {self._store.path(step)} is damaged: {problem}")
