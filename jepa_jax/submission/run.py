@@ -5,10 +5,12 @@ import time
 
 from ml_collections import ConfigDict
 
+from jepa_jax.atomic import write_text
 from jepa_jax.console import new_console, say
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.submission import gke as kubernetes
+from jepa_jax.submission import slurm as batch
 from jepa_jax.submission import tpu as cloud_tpu
 from jepa_jax.submission.commands import checked, require, shown
 from jepa_jax.submission.environment import without_values
@@ -108,4 +110,32 @@ def run_gke(gke: kubernetes.Gke, config: ConfigDict, *, use_xpk: bool, yes: bool
     say(console, without_values(printed.rstrip(), gke.environment))
     for line in kubernetes.ways(gke):
         say(console, line)
+    return FINISHED
+
+
+def run_slurm(slurm: batch.Slurm, config: ConfigDict, *, yes: bool) -> int:
+    """Gives a job to SLURM; it queues itself again until it is finished.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    batch.check(slurm)
+    check_recipe(config, slurm.devices)
+    console = new_console()
+    if not yes:
+        for line in (*batch.plan(slurm), "", NOTHING_DONE):
+            say(console, line)
+        return FINISHED
+    require("sbatch")
+    if there := checked(batch.queued(slurm)).split():
+        say(console, f"{slurm.name} is in the queue already: job {there[0]}, {there[1]}")
+        return FINISHED
+    slurm.folder.mkdir(parents=True, exist_ok=True)
+    for command in [] if slurm.unpacked.exists() else batch.unpack(slurm):
+        checked(command)
+    write_text(slurm.file, batch.script(slurm))
+    job = checked(batch.submit(slurm)).strip().partition(";")[0]
+    say(console, f"job {job} is in the queue; its log is {slurm.log}")
+    say(console, f"scancel --signal=TERM {job}   # saves, and queues it again")
+    say(console, f"scancel {job}   # ends it")
     return FINISHED
