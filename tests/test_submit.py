@@ -199,8 +199,10 @@ def test_without_yes_nothing_is_done(tmp_path):
     (tmp_path / "gcloud").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     secret = {"SOME_TOKEN": "sesame", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    result = submit("tpu", *RUN, *CLOUD, "--env=SOME_TOKEN", PATH=path, **secret)
+    odd = "--config.data.path=:smile: [bold]"
+    result = submit("tpu", *RUN, *CLOUD, odd, "--env=SOME_TOKEN", PATH=path, **secret)
     assert result.returncode == 0, result.stderr
+    assert f"'{odd}')" in result.stdout  # exactly
     assert "gcloud compute tpus queued-resources create first" in result.stdout
     assert "export SOME_TOKEN='(hidden)'" in result.stdout
     assert "sesame" not in result.stdout

@@ -284,9 +284,16 @@ def test_what_the_cloud_refuses_is_one_line_with_what_to_do(cloud, tpu, scenario
 def test_a_service_that_does_not_answer_is_asked_again(cloud, tpu):
     cloud.plays(
         ["ACTIVE"],
-        failures={"describe": ["", "UNAVAILABLE: x", "", "INTERNAL: x"], "list": ["no such API"]},
+        failures={"describe": ["UNAVAILABLE: x", "", "INTERNAL: x"], "list": ["no such API"]},
     )
     assert cloud.supervisor().run(tpu) == 0
+
+
+def test_a_request_whose_answer_was_lost_is_found(cloud, tpu):
+    cloud.plays(["ACTIVE"], failures={"describe": ["NOT_FOUND: not yet"]})
+    ask(tpu.create(), pause=lambda: None)
+    assert cloud.supervisor().run(tpu) == 0
+    assert cloud.count("queued-resources create") == 2
 
 
 @pytest.mark.parametrize("option", ["-q", "network=x", "--zone=us-east5-a", "--spot"])

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 
 from jepa_jax.errors import UserError
+from jepa_jax.submission.commands import call, reason, require
 
 ROOT = pathlib.Path(__file__).parents[2]  # of the repository
 RUNS = ("jepa_jax", "launch", "configs", "setup.cfg", "pyproject.toml")  # what of it is run
@@ -40,17 +41,19 @@ def pinned(revision: str | None, recipe: str, root: pathlib.Path = ROOT) -> Code
     """
     if not (root / ".git").exists():
         raise UserError(f"{root} is no git checkout, so its code has no name: git clone it")
-    if revision is None and (changed := _git(root, "status", "--porcelain", "--", *RUNS)):
+    head = _git(root, "rev-parse", "--verify", f"{revision or 'HEAD'}^{{commit}}")
+    if head.returncode:
+        raise UserError(f"--commit={revision or 'HEAD'} is no commit here: {reason(head)}")
+    changed = _git(root, "status", "--porcelain", "--", *RUNS).stdout
+    if revision is None and changed:
         files = ", ".join(line[3:] for line in changed.splitlines()[:3])
         raise UserError(
             f"what is not committed would not travel ({files}): commit it, or name what is to"
             " run, such as --commit=HEAD"
         )
-    commit = _git(root, "rev-parse", "--verify", "--quiet", f"{revision or 'HEAD'}^{{commit}}")
-    if not commit:
-        raise UserError(f"--commit={revision} is no commit here: see git log")
+    commit = head.stdout.strip()
     path = recipe.partition(":")[0]
-    if _git(root, "ls-tree", "--name-only", commit, "--", path) != path:
+    if _git(root, "ls-tree", "--name-only", commit, "--", path).stdout.rstrip("\n") != path:
         raise UserError(
             f"{path} is not part of commit {commit[:12]} and would not travel: git add and"
             " commit it"
@@ -58,10 +61,6 @@ def pinned(revision: str | None, recipe: str, root: pathlib.Path = ROOT) -> Code
     return Code(commit, root)
 
 
-def _git(root: pathlib.Path, *words: str) -> str:
-    """What git prints; empty if it fails."""
-    try:
-        command = ["git", "-C", str(root), "-c", "core.quotePath=false", *words]
-        return subprocess.run(command, capture_output=True, text=True).stdout.rstrip("\n")
-    except FileNotFoundError:
-        raise UserError("git is not installed, which packs the code: install it") from None
+def _git(root: pathlib.Path, *words: str) -> subprocess.CompletedProcess:
+    require("git")
+    return call(["git", "-C", str(root), "-c", "core.quotePath=false", *words])

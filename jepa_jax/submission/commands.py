@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jepa_jax.errors import UserError
 
 INSTALL = {
+    "git": "install it: it packs the code",
     "gcloud": "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install), then"
     " gcloud auth login",
     "kubectl": "install it (gcloud components install kubectl), then gcloud container clusters"
@@ -50,6 +51,6 @@ def checked(command: Sequence[str], stdin: str = "") -> str:
 def reason(result: subprocess.CompletedProcess) -> str:
     """The line of an error in which a program says why, without its own name."""
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(error|fatal)\b", line, re.IGNORECASE)]
-    line = (errors or lines or [f"exit code {result.returncode}"])[0]
-    return re.sub(r"^(ERROR: \(gcloud[\w.-]*\) |(error|fatal): ?)", "", line, flags=re.IGNORECASE)
+    start = re.compile(r"(\w+: )?(error|fatal)\b:? ?(\(gcloud[\w.-]*\) )?", re.IGNORECASE)
+    errors = [start.sub("", line, count=1) for line in lines if start.match(line)]
+    return (errors or lines or [f"exit code {result.returncode}"])[0]

@@ -15,7 +15,6 @@ HINTS = {
     "SERVICE_DISABLED|has not been used": "gcloud services enable tpu.googleapis.com",
     "PERMISSION_DENIED": "ask for the role roles/tpu.admin, or correct --project",
     "RESOURCE_EXHAUSTED|[Qq]uota": "ask for more quota, or take a smaller --topology",
-    "ALREADY_EXISTS": "take another --name",
 }
 
 

@@ -6,7 +6,6 @@ import time
 from ml_collections import ConfigDict
 
 from jepa_jax.atomic import write_text
-from jepa_jax.console import new_console, say
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.submission import gke as kubernetes
@@ -19,6 +18,11 @@ from jepa_jax.submission.supervise import Supervisor
 from jepa_jax.submission.training import check_recipe, check_shared
 
 NOTHING_DONE = "# Nothing was done: --yes does it."
+
+
+def _say(line: str) -> None:
+    """Shows a line as it is, at once, also in a pipe."""
+    print(line, flush=True)
 
 
 def split(flag: str, text: str) -> tuple[str, ...]:
@@ -45,25 +49,21 @@ def run_tpu(tpu: cloud_tpu.Tpu, config: ConfigDict, *, poll_seconds: float, yes:
     cloud_tpu.check(tpu)
     check_shared(tpu.training)
     check_recipe(config, tpu.topology.chips * tpu.topology.slices, tpu.topology.slices)
-    console = new_console()
     if not yes:
         for line in (*cloud_tpu.plan(tpu), "", NOTHING_DONE):
-            say(console, line)
+            _say(line)
         return FINISHED
     require("gcloud")
-    supervisor = Supervisor(
-        tpu.resource, lambda line: say(console, line), lambda: time.sleep(poll_seconds)
-    )
+    supervisor = Supervisor(tpu.resource, _say, lambda: time.sleep(poll_seconds))
     try:
         return supervisor.run(tpu)
     except KeyboardInterrupt:
-        say(console, "the run goes on without this command: the same one looks after it again")
+        _say("the run goes on without this command: the same one looks after it again")
         return STOPPED
 
 
 def look_at(resource: QueuedResource, do: str, *, poll_seconds: float, yes: bool) -> int:
     """Tells the status of a TPU, shows its log, or deletes it."""
-    console = new_console()
     if not yes:
         commands = {
             "status": [resource.describe(), resource.worker("NODE", "status")],
@@ -71,13 +71,11 @@ def look_at(resource: QueuedResource, do: str, *, poll_seconds: float, yes: bool
             "delete": [resource.describe(), resource.delete()],
         }[do]
         for command in commands:
-            say(console, shown(command))
-        say(console, NOTHING_DONE)
+            _say(shown(command))
+        _say(NOTHING_DONE)
         return FINISHED
     require("gcloud")
-    supervisor = Supervisor(
-        resource, lambda line: say(console, line), lambda: time.sleep(poll_seconds)
-    )
+    supervisor = Supervisor(resource, _say, lambda: time.sleep(poll_seconds))
     if do == "logs":
         return supervisor.logs()
     {"status": supervisor.status, "delete": supervisor.delete}[do]()
@@ -93,10 +91,9 @@ def run_gke(gke: kubernetes.Gke, config: ConfigDict, *, use_xpk: bool, yes: bool
     kubernetes.check(gke)
     check_shared(gke.training)
     check_recipe(config, gke.topology.chips * gke.topology.slices, gke.topology.slices)
-    console = new_console()
     if not yes:
         for line in (*kubernetes.plan(gke), "", NOTHING_DONE):
-            say(console, line)
+            _say(line)
         return FINISHED
     if use_xpk:
         command, stdin = kubernetes.xpk(gke), "".join(f"{name}\n" for name in gke.environment)
@@ -106,10 +103,11 @@ def run_gke(gke: kubernetes.Gke, config: ConfigDict, *, use_xpk: bool, yes: bool
     try:
         printed = checked(command, stdin)
     except UserError as error:
-        raise UserError(without_values(str(error), gke.environment)) from None
-    say(console, without_values(printed.rstrip(), gke.environment))
+        hint = f": kubectl delete jobset {gke.name} first" if "immutable" in str(error) else ""
+        raise UserError(without_values(f"{error}{hint}", gke.environment)) from None
+    _say(without_values(printed.rstrip(), gke.environment))
     for line in kubernetes.ways(gke):
-        say(console, line)
+        _say(line)
     return FINISHED
 
 
@@ -121,21 +119,20 @@ def run_slurm(slurm: batch.Slurm, config: ConfigDict, *, yes: bool) -> int:
     """
     batch.check(slurm)
     check_recipe(config, slurm.devices)
-    console = new_console()
     if not yes:
         for line in (*batch.plan(slurm), "", NOTHING_DONE):
-            say(console, line)
+            _say(line)
         return FINISHED
     require("sbatch")
     if there := checked(batch.queued(slurm)).split():
-        say(console, f"{slurm.name} is in the queue already: job {there[0]}, {there[1]}")
+        _say(f"{slurm.name} is in the queue already: job {there[0]}, {there[1]}")
         return FINISHED
     slurm.folder.mkdir(parents=True, exist_ok=True)
     for command in [] if slurm.unpacked.exists() else batch.unpack(slurm):
         checked(command)
     write_text(slurm.file, batch.script(slurm))
     job = checked(batch.submit(slurm)).strip().partition(";")[0]
-    say(console, f"job {job} is in the queue; its log is {slurm.log}")
-    say(console, f"scancel --signal=TERM {job}   # saves, and queues it again")
-    say(console, f"scancel {job}   # ends it")
+    _say(f"job {job} is in the queue; its log is {slurm.log}")
+    _say(f"scancel --signal=TERM {job}   # saves, and queues it again")
+    _say(f"scancel {job}   # ends it")
     return FINISHED

@@ -61,7 +61,11 @@ class Supervisor:
             match state:
                 case "GONE":
                     self._check_offer(tpu)
-                    self._ask(tpu.create())
+                    try:
+                        self._ask(tpu.create())
+                    except UserError as error:  # its answer may have been lost, or come to another
+                        if "ALREADY_EXISTS" not in str(error):
+                            raise
                 case "ACTIVE":
                     _check_same(tpu, known)
                     code = self._train(tpu)
