@@ -2,16 +2,19 @@
 
 import pathlib
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.training.checkpoints import Checkpoints
 from jepa_jax.training.checksums import checksums
+from tests.damaging import delete, files, flip, truncate
 
 # Where one read of several fails, orbax leaves the others' coroutines behind.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -72,6 +75,30 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
     assert Checkpoints(tmp_path / "checkpoints", settings()).restore(SHAPES) is None
 
 
+def test_saving_goes_on_in_the_background(tmp_path, monkeypatch):
+    original, let_go = ocp.StandardCheckpointHandler.finalize, threading.Event()
+
+    def finalize(self, *args, **kwargs):
+        assert let_go.wait(60)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", finalize)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", settings())
+    checkpoints.save(2, state(2), ABOUT)
+    assert not (tmp_path / "checkpoints" / "2").exists()
+    let_go.set()
+    checkpoints.wait()
+    assert names(tmp_path) == [2]
+
+
+def test_what_a_kill_left_behind_is_no_step_and_is_deleted(two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "checkpoints"
+    (folder / "4").rename(folder / "4.orbax-checkpoint-tmp")
+    assert Checkpoints(folder, settings()).restore(SHAPES).step == 2
+    assert names(tmp_path) == [2]
+
+
 def test_the_last_ones_and_multiples_are_kept(tmp_path):
     saved(tmp_path, range(1, 9), checkpoint_keep_every=3)
     assert names(tmp_path) == [3, 6, 7, 8]
@@ -97,26 +124,6 @@ def test_time_makes_a_save_due(tmp_path):
     assert hasty.overdue()
     never = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=0.0))
     assert not never.overdue()
-
-
-def delete(path: pathlib.Path, rng: np.random.Generator) -> None:
-    path.unlink()
-
-
-def truncate(path: pathlib.Path, rng: np.random.Generator) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: rng.integers(len(content))] if content else b"")
-
-
-def flip(path: pathlib.Path, rng: np.random.Generator) -> None:
-    content = bytearray(path.read_bytes())
-    if content:
-        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-    path.write_bytes(content)
-
-
-def files(folder: pathlib.Path, step: int) -> list[pathlib.Path]:
-    return sorted(p for p in (folder / "checkpoints" / str(step)).rglob("*") if p.is_file())
 
 
 @pytest.mark.parametrize("damage", [delete, truncate, flip])

@@ -4,13 +4,12 @@ import errno
 import json
 import pathlib
 
-import fsspec
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from jepa_jax.training import jsonlines
 from jepa_jax.training.jsonlines import JsonLines
+from tests.bucket import new_bucket
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -71,28 +70,8 @@ def test_rows_go_on_after_a_line_that_a_crash_cut_short(lines, tmp_path):
     assert written(tmp_path / "a.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
 
 
-class Bucket(MemoryFileSystem):
-    """As gcsfs does it: to append is to overwrite."""
-
-    protocol = ("gcs", "gs")
-
-    def _open(self, path, mode="rb", **options):
-        return super()._open(path, mode.replace("a", "w"), **options)
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return "/" + path.removeprefix("gs://").strip("/")
-
-
-@pytest.fixture
-def bucket(monkeypatch) -> epath.Path:
-    monkeypatch.setattr(fsspec, "filesystem", lambda name, **options: Bucket())
-    folder = epath.Path("gs://bucket/run")
-    folder.mkdir(parents=True)
-    return folder
-
-
-def test_rows_are_kept_where_nothing_can_be_appended(bucket):
+def test_rows_are_kept_where_nothing_can_be_appended(monkeypatch):
+    bucket = new_bucket(monkeypatch)
     lines = JsonLines(bucket / "metrics.jsonl")
     rows = [{"step": 1}, {"step": 2}, {"step": 3}]
     for row in rows:

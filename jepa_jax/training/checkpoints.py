@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.parallel.processes import from_first, gather
 from jepa_jax.training import storage
-from jepa_jax.training.storage import BackOff, Damaged, patiently, summary
+from jepa_jax.training.storage import BackOff, Damaged, absolute, patiently, summary
 from jepa_jax.training.store import Restored, Store
 
 ENOUGH = 3  # failures in a row, before the age of the last good checkpoint counts
@@ -56,7 +56,7 @@ class Checkpoints:
         record: Callable[..., Any] = lambda event, **fields: None,
     ):
         self._settings, self._say, self._record = settings, say, record
-        self._store = Store(epath.Path(folder).absolute(), settings)
+        self._store = Store(absolute(epath.Path(folder)), settings)
         self._back_off = BackOff()
         self._under_way: Good | None = None
         self._patiently(self._store.open, "{} cannot be opened")

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from jepa_jax.atomic import write_text
+from jepa_jax.training.storage import is_bucket
 
 Row = dict[str, Any]
 Change = Callable[[list[Row]], list[Row]]
@@ -28,7 +29,7 @@ class JsonLines:
 
     def append(self, row: Row) -> None:
         # To append to gs://… is to overwrite.
-        if not self._pending and "://" not in str(self._path):
+        if not self._pending and not is_bucket(self._path):
             try:
                 with self._path.open("a") as file:
                     file.write(json.dumps(row) + "\n")

@@ -93,6 +93,16 @@ def is_storage_failure(error: BaseException) -> bool:
     )
 
 
+def is_bucket(path: epath.Path) -> bool:
+    """Whether it is one such as gs://bucket/folder."""
+    return "://" in str(path)
+
+
+def absolute(path: epath.Path) -> epath.Path:
+    """The same path, wherever the current folder is; pathlib would look for gs:// in it."""
+    return path if is_bucket(path) else path.absolute()
+
+
 def touch_all(path: epath.Path) -> None:
     """Reads a little of every file below a path. An OSError tells what cannot be read."""
     for entry in path.iterdir():

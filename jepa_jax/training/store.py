@@ -20,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jepa_jax.parallel.processes import is_first
 from jepa_jax.training.checksums import checksums
-from jepa_jax.training.storage import Damaged, is_storage_failure, summary, touch_all
+from jepa_jax.training.storage import Damaged, is_bucket, is_storage_failure, summary, touch_all
 
 
 class Restored(NamedTuple):
@@ -161,7 +161,7 @@ class Store:
         probe = self.folder / f"room_for_{jax.process_index()}"
         probe.write_text("")
         probe.unlink()
-        if "://" not in str(self.folder) and shutil.disk_usage(self.folder).free < size:
+        if not is_bucket(self.folder) and shutil.disk_usage(self.folder).free < size:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:

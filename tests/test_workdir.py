@@ -1,0 +1,54 @@
+"""The folder of a run, also in a bucket."""
+
+import os
+
+import pytest
+from etils import epath
+
+from jepa_jax.config import defaults
+from jepa_jax.training.changes import Change
+from jepa_jax.training.storage import absolute
+from jepa_jax.training.store import Store
+from jepa_jax.training.workdir import Workdir
+from tests.bucket import new_bucket
+
+
+@pytest.fixture(params=["local", "bucket"])
+def folder(request, tmp_path, monkeypatch) -> epath.Path:
+    return new_bucket(monkeypatch) if request.param == "bucket" else epath.Path(tmp_path)
+
+
+def test_all_that_a_run_writes_is_found_again(folder):
+    first = Workdir(folder)
+    first.claim(defaults(), [Change("optim.eps", 1, 2)], ["optim.eps"])
+    for step in (1, 2, 3):
+        first.append({"step": step, "loss": 1.0})
+    first.amend(2, {"knn": 0.5})
+    first.append_broken({"step": 2, "index": 7, "problem": "no image"})
+    first.forget_after(2, 2)
+    first.finish({"step": 2, "accuracy": {}})
+
+    again = Workdir(folder)
+    assert again.config()["seed"] == 0
+    assert again.forced() == {"optim.eps"}
+    assert again.rows() == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "knn": 0.5}]
+    assert [row["index"] for row in again.broken()] == [7]
+    assert again.results() == {"step": 2, "accuracy": {}}
+
+
+def test_a_damaged_checkpoint_can_be_moved_aside(folder):
+    step = folder / "checkpoints" / "3"
+    (step / "state").mkdir(parents=True)
+    (step / "state" / "manifest").write_text("nonsense")
+    place = Store(folder / "checkpoints", defaults().train).put_aside(3)
+    assert place == folder / "damaged" / "3"
+    assert (place / "state" / "manifest").read_text() == "nonsense"
+    assert not step.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("gs://bucket/run", "gs://bucket/run"), ("runs/a", f"{os.getcwd()}/runs/a")],
+)
+def test_a_path_in_a_bucket_is_absolute(path: str, expected: str):
+    assert str(absolute(epath.Path(path))) == expected
