@@ -1,8 +1,24 @@
 """Damages files; what the tests of checkpoints share."""
 
+import gc
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
+
+# Where one read or write of several fails, orbax leaves the others' coroutines behind.
+leftovers_ignored = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+)
+
+
+@pytest.fixture(autouse=True)
+def leftovers_collected() -> Iterator[None]:
+    """Before the mark above has lost its effect."""
+    yield
+    gc.collect()
 
 
 def delete(path: pathlib.Path, rng: np.random.Generator) -> None:

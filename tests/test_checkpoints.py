@@ -14,10 +14,16 @@ from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.training.checkpoints import Checkpoints
 from jepa_jax.training.checksums import checksums
-from tests.damaging import delete, files, flip, truncate
+from tests.damaging import (  # noqa: F401
+    delete,
+    files,
+    flip,
+    leftovers_collected,
+    leftovers_ignored,
+    truncate,
+)
 
-# Where one read of several fails, orbax leaves the others' coroutines behind.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = leftovers_ignored
 
 ABOUT = {"config": {"seed": 0}}
 

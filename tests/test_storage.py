@@ -21,14 +21,11 @@ from jepa_jax.training import checkpoints, loop, storage, store
 from jepa_jax.training.checkpoints import Checkpoints
 from jepa_jax.training.loop import FINISHED, train
 from jepa_jax.training.storage import is_storage_failure
+from tests.damaging import leftovers_collected, leftovers_ignored  # noqa: F401
 from tests.test_checkpoints import ABOUT, SHAPES, equal, names, settings, state
 from tests.tiny import tiny
 
-# Where one write of several fails, orbax leaves the others' coroutines behind.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
-)
+pytestmark = leftovers_ignored
 
 
 @pytest.fixture(autouse=True)
