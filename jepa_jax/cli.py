@@ -22,7 +22,8 @@ def run(main: Callable[..., int | None], words: Sequence[str] = ()) -> None:
     """Parses the flags, calls `main` and exits with what it returns.
 
     Args:
-      words: one of them must follow the command's name; `main` is called with it.
+      words: one of them must follow the command's name, such as "data", or "run DIR" where
+        something must follow it; `main` is called with the word and what follows.
     """
     # File names and class names may hold what a terminal can't show; that ends no run.
     sys.stdout.reconfigure(errors="backslashreplace")
@@ -52,9 +53,10 @@ def _parse(words: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(sys.argv)[1:]
     except Exception as error:  # whatever a recipe may raise, it is run here
         raise UserError(f"flags or recipe: {_summary(error)}") from error
-    if words and rest[:1] not in [[word] for word in words]:
+    meant = [word.split() for word in words if word.split()[0] in rest[:1]]
+    if words and not (meant and len(meant[0]) <= len(rest)):
         raise UserError(f"say what is meant, before the flags: {' or '.join(words)}")
-    if unknown := rest[len(words[:1]) :]:
+    if unknown := rest[sum(map(len, meant)) :]:
         raise UserError(f"{unknown[0]!r} is no flag: write --NAME=VALUE")
     return rest
 

@@ -110,6 +110,8 @@ def defaults() -> ConfigDict:
     c.guard.spike = placeholder(float)  # so is one of so many times the usual gradient norm
     c.guard.in_a_row = 10  # such steps after which the run goes back to the last checkpoint
     c.guard.roll_backs = 3  # after so many the run stops
+    c.guard.hang_minutes = 15.0  # without a step, after which the run ends itself (0: never);
+    # compilation, saves and probes may each take six times as long
 
     c.probe = ConfigDict()
     c.probe.every_epochs = 0.0  # 0: only at the end

@@ -31,3 +31,14 @@ def progress_bar(console: Console, what: str) -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> clock(3725.4)
+    '1:02:05'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

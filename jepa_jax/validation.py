@@ -83,6 +83,7 @@ RANGES = {
     "guard.spike": (None, 1, INFINITY),
     "guard.in_a_row": (None, 1, INFINITY),
     "guard.roll_backs": (None, 0, INFINITY),
+    "guard.hang_minutes": (None, 0, INFINITY),
     "probe.every_epochs": (None, 0, INFINITY),
     "probe.train_images": (None, 1, INFINITY),
     "probe.test_images": (None, 1, INFINITY),

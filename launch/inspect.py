@@ -1,9 +1,11 @@
-"""Shows what a recipe is about to do.
+"""Shows what a recipe is about to do, or what became of a run.
 
     python launch/inspect.py data --config=configs/digits.py --out=runs/digits_data
+    python launch/inspect.py run runs/digits
 
 data: counts, sizes, colours, duplicates and unreadable files of the recipe's images, and
 `batch.png`: what the model would see of them, with its masks.
+run: where the time went, over all starts of the run in that folder; also while it goes on.
 """
 
 import os
@@ -21,7 +23,12 @@ OUT = flags.DEFINE_string("out", "inspect", "Folder for the pictures.")
 IMAGES = flags.DEFINE_integer("images", 10_000, "Look at no more of a split than these.", 1)
 
 
-def main(what: str) -> None:
+def main(what: str, *which: str) -> None:
+    if what == "run":
+        from jepa_jax.training.goodput import inspect_run
+
+        return inspect_run(*which)
+
     from jepa_jax.errors import UserError
     from jepa_jax.visualize.data import inspect_data
 
@@ -31,4 +38,4 @@ def main(what: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, words=("data",))
+    cli.run(main, words=("data", "run DIR"))

@@ -6,12 +6,14 @@ The same command goes on where the run stopped. --config.KEY=VALUE changes a set
 --config.train.epochs=5. A run that goes on may change what has no say in what is learned, and its
 length; other changes are refused, unless --force names them. Exit codes: 0 finished, 2 wrong
 input, 74 the folder can't be read or written, 75 stopped by SIGINT or SIGTERM with its state saved,
-130 or 143 by a second one, at once.
+130 or 143 by a second one, at once, 124 ended by itself as it hung.
 """
 
 import os
 import sys
+import time
 
+BEGAN = time.time()
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
 
@@ -58,7 +60,7 @@ def main() -> int:
         heartbeat_seconds=HEARTBEAT_SECONDS.value,
     )
     with processes.leaving_at_once():
-        return train(CONFIG.value, WORKDIR.value, FORCE.value)
+        return train(CONFIG.value, WORKDIR.value, FORCE.value, BEGAN)
 
 
 if __name__ == "__main__":

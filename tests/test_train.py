@@ -14,6 +14,7 @@ from PIL import Image
 
 from jepa_jax.errors import UserError
 from jepa_jax.training import loop
+from jepa_jax.training.goodput import goodput
 from jepa_jax.training.loop import FINISHED, STOPPED, train
 from tests.tiny import tiny as recipe
 
@@ -63,6 +64,17 @@ def test_the_end_compares_three_kinds_of_features(finished):
     assert {key: last[key] for key in ("knn", "linear")} == accuracy["trained target encoder"]
 
 
+def test_events_tell_where_the_time_went(finished):
+    names = [row["event"] for row in events(finished)]
+    assert names[:4] == ["start", "restore", "compile", "step"]
+    assert names[-1] == "end"
+    assert names.count("step") == STEPS
+    account = goodput(events(finished))
+    assert (account.step, account.starts, account.repeated) == (STEPS, 1, 0)
+    spent = {name for name, seconds in account.seconds.items() if seconds > 0}
+    assert {"start", "compile", "step", "checkpoint", "evaluation"} <= spent
+
+
 @pytest.mark.parametrize("picture", ["loss.png", "masks.png", "features.png"])
 def test_pictures_show_something(finished, picture: str):
     with Image.open(finished / picture) as image:
@@ -97,6 +109,7 @@ def test_stopped_and_started_again_equals_straight_through(finished, tmp_path, m
     assert train(tiny(), str(tmp_path)) == FINISHED
     assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(finished)]
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, STEPS + 1))
+    assert goodput(events(tmp_path)).starts == 3
 
 
 def test_steps_after_the_last_checkpoint_are_done_again(finished, tmp_path, monkeypatch):
@@ -113,6 +126,8 @@ def test_steps_after_the_last_checkpoint_are_done_again(finished, tmp_path, monk
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')
     assert train(tiny(), str(tmp_path)) == FINISHED
+    account = goodput(events(tmp_path))
+    assert (account.step, account.repeated) == (STEPS, 3)  # of which 5 was saved
     assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(finished)]
 
 
@@ -172,6 +187,7 @@ def test_a_streak_rolls_back_and_goes_on_behind_it(tmp_path, monkeypatch):
     assert all(row["skipped"] == 0 for row in rows(tmp_path))
     (event,) = [row for row in events(tmp_path) if row["event"] == "roll_back"]
     assert (event["at"], event["step"], event["skipped_batches"]) == (8, 5, 3)
+    assert goodput(events(tmp_path)).seconds["roll_back"] > 0
 
 
 def test_images_without_labels_train_without_probes(tmp_path):

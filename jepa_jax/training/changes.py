@@ -20,6 +20,7 @@ FREE = (
     "train.checkpoint",
     "guard.in_a_row",
     "guard.roll_backs",
+    "guard.hang_minutes",
     "probe.",
     "model.unroll",
     "model.remat",

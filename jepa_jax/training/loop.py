@@ -39,11 +39,14 @@ from jepa_jax.training.changes import (
     stored_config,
 )
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
+from jepa_jax.training.goodput import account_table, goodput
 from jepa_jax.training.guard import Diverged, Watch
+from jepa_jax.training.ledger import Ledger
 from jepa_jax.training.progress import Display, introduction, result_table
 from jepa_jax.training.rate import IN_FLIGHT, Rate
 from jepa_jax.training.setup import build_model, jit_step, purpose_key, total_steps
 from jepa_jax.training.signals import StopWish
+from jepa_jax.training.watchdog import Watchdog
 from jepa_jax.training.workdir import Workdir, storage_of
 from jepa_jax.validation import validate
 from jepa_jax.visualize.run import draw_run
@@ -61,6 +64,7 @@ class Run:
     workdir: Workdir
     checkpoints: Checkpoints
     mesh: jax.sharding.Mesh
+    ledger: Ledger
 
     @functools.cached_property
     def fresh(self):
@@ -83,11 +87,14 @@ class Run:
         return tree_sharding(self.shapes, self.mesh)
 
 
-def train(config: ConfigDict, path: str, force: Sequence[str] = ()) -> int:
+def train(
+    config: ConfigDict, path: str, force: Sequence[str] = (), began: float | None = None
+) -> int:
     """Trains as the config says, in the folder `path`; goes on if a run lies there.
 
     Args:
       force: names of changes that a stored run shall put up with, such as "optim.learning_rate".
+      began: when the process did (`time.time()`), for the account of the run's time; None: now.
 
     Returns:
       The exit code: FINISHED, or STOPPED by a signal with the state saved.
@@ -95,7 +102,7 @@ def train(config: ConfigDict, path: str, force: Sequence[str] = ()) -> int:
     Raises:
       UserError: for what the user can mend.
     """
-    run = prepare(config, path)
+    run = prepare(config, path, began)
     results = run.workdir.results()
     finished = results is not None and results["step"] == run.total
     changes = claim(run, force, finished)
@@ -104,10 +111,22 @@ def train(config: ConfigDict, path: str, force: Sequence[str] = ()) -> int:
             display.say(f"{path} is finished: all {run.total} steps are done")
             display.say(result_table(results["accuracy"]))
         return FINISHED
+    stacks = run.workdir.path / f"stacks_{jax.process_index()}.txt"
+    with run.ledger, Watchdog(run.ledger, config.guard.hang_minutes, stacks):
+        return go_on(run, changes)
 
+
+def go_on(run: Run, changes: Sequence[str]) -> int:
+    """From the last checkpoint, or the beginning, to the end of the run, or to a signal.
+
+    Args:
+      changes: to tell beforehand.
+    """
+    run.ledger.record("start", processes=jax.process_count())
     state, start = restore(run)
+    run.ledger.record("restore", step=start.step)
     with Display(run.total, start.step) as display, StopWish() as stop:
-        display.say(introduction(config, run.shapes.params, run.loader, run.total))
+        display.say(introduction(run.config, run.shapes.params, run.loader, run.total))
         if run.mesh.size > 1:
             display.say(placement_table(run.shapes, run.sharding))
         for line in changes:
@@ -125,13 +144,16 @@ def train(config: ConfigDict, path: str, force: Sequence[str] = ()) -> int:
             display.say(f"stopped and saved after step {reached}; the same command goes on")
             return STOPPED
 
-        results = finish(run, state, display)
+        with run.ledger("evaluation", step=run.total):
+            results = finish(run, state, display)
         display.say(result_table(results["accuracy"]))
-        display.say(f"pictures, metrics.jsonl and checkpoints are in {path}")
+        if account := goodput(run.workdir.events()):
+            display.say(account_table(account))
+        display.say(f"pictures, metrics.jsonl and checkpoints are in {run.workdir.path}")
         return FINISHED
 
 
-def prepare(config: ConfigDict, path: str) -> Run:
+def prepare(config: ConfigDict, path: str, began: float | None = None) -> Run:
     """What is asked for, and whether it can be done."""
 
     def parts() -> dict[str, Any]:
@@ -156,13 +178,14 @@ def prepare(config: ConfigDict, path: str) -> Run:
 
     found = processes.all_or_none(parts)
     workdir = found["workdir"]
+    ledger = Ledger(workdir.record, began)
     checkpoints = Checkpoints(
         workdir.path / "checkpoints",
         config.train,
         say=functools.partial(say, new_console(quiet=not is_first())),
-        record=workdir.record,
+        record=ledger.record,
     )
-    run = Run(config=config, checkpoints=checkpoints, **found)
+    run = Run(config=config, checkpoints=checkpoints, ledger=ledger, **found)
     check_split(run.shapes.params, run.sharding.params)
     return run
 
@@ -244,6 +267,7 @@ def roll_back(
             f"{diverged}, after {start.roll_backs} roll-backs: start again in a new --workdir with"
             " a lower optim.learning_rate, or with optim.clip_norm=1; events.jsonl has the images"
         )
+    run.ledger.enter("roll_back")
     run.checkpoints.forget_after(diverged.before)
     state, saved = restore(run)
     skipped = diverged.batch + 1 - saved.step
@@ -251,7 +275,7 @@ def roll_back(
         f"warning: {diverged}; going back to step {saved.step}, and on with the data after them"
     )
     start = Start(saved.step, skipped, start.roll_backs + 1)
-    run.workdir.record("roll_back", at=diverged.step, **start._asdict())
+    run.ledger.record("roll_back", at=diverged.step, **start._asdict())
     return state, start
 
 
@@ -263,7 +287,7 @@ def steps(
     Raises:
       Diverged: if too many updates in a row were left out.
     """
-    config, every = run.config, run.config.train
+    config, every, ledger = run.config, run.config.train, run.ledger
     one_step = jit_step(run.sharding)
     broken = Broken(
         run.loader.source,
@@ -274,8 +298,8 @@ def steps(
         record=run.workdir.append_broken,
         gather=processes.gather if jax.process_count() > 1 else None,
     )
-    rate = Rate(every.batch_size)
-    watch = Watch(config.guard, run.loader, display.say, run.workdir.record, IN_FLIGHT)
+    rate = Rate(every.batch_size, ledger)
+    watch = Watch(config.guard, run.loader, display.say, ledger.record, IN_FLIGHT)
     course = {"skipped_batches": start.skipped_batches, "roll_backs": start.roll_backs}
     about = run.about | {"course": course}
     batches = train_batches(
@@ -314,13 +338,16 @@ def steps(
                 broken.settle()
                 row = {"step": step, **numbers, **rate.measure(), "broken_images": len(broken)}
                 run.workdir.append(row)
+                ledger.record("step", step=step)
                 display.update(row)
                 run.checkpoints.score(step, row)
             if saving and not numbers["skipped_in_a_row"]:  # a roll-back wants one before them
-                run.checkpoints.save(step, state, about)
+                with ledger("checkpoint", step=step):
+                    run.checkpoints.save(step, state, about)
                 saved = step
             if probing:  # after saving: whatever may be wrong with those images, the step is safe
-                scores = run.probe.scores(run.model, state.target)
+                with ledger("evaluation", step=step):
+                    scores = run.probe.scores(run.model, state.target)
                 run.workdir.amend(step, scores)
                 run.checkpoints.score(step, scores)
                 display.probed(step, scores)
@@ -330,7 +357,8 @@ def steps(
         watch.settle()
         broken.settle()
     if step > start.step:
-        run.checkpoints.save_last(step, state, about, hurry=lambda: stopping or bool(stop))
+        with ledger("checkpoint", step=step):
+            run.checkpoints.save_last(step, state, about, hurry=lambda: stopping or bool(stop))
     return state, step
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jepa_jax import console
 from jepa_jax.config import architecture
-from jepa_jax.console import new_console, progress_bar
+from jepa_jax.console import clock, new_console, progress_bar
 from jepa_jax.parallel.processes import is_first
 
 
@@ -44,7 +44,7 @@ class Display:
             left = elapsed / max(1, row["step"] - self._start) * (self.total - row["step"])
             self.say(
                 f"step {row['step']:>{len(str(self.total))}}/{self.total}"
-                f"  {values}  left {_clock(left)}"
+                f"  {values}  left {clock(left)}"
             )
 
     def probed(self, step: int, scores: dict[str, float]) -> None:
@@ -57,12 +57,6 @@ class Display:
     def say(self, text: RenderableType) -> None:
         """A line, or a table."""
         console.say(self.console, text)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def result_table(results: dict[str, dict[str, float]]) -> Table:

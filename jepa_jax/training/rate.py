@@ -6,16 +6,24 @@ import time
 
 import jax
 
+from jepa_jax.training.ledger import Ledger
+
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices
 
 
 class Rate:
-    """Images a second, without compilation and probes; keeps the host near the devices."""
+    """Images a second, without compilation and probes; keeps the host near the devices.
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    Args:
+      ledger: is told what time goes to: the first step to "compile", the others to "step", and to
+        "data_wait" where the devices have no work for want of images.
+    """
+
+    def __init__(self, batch_size: int, ledger: Ledger):
+        self._batch_size, self._ledger = batch_size, ledger
         self._running = collections.deque()
         self._compiled = False
+        ledger.enter("compile")
         self.restart()
 
     def restart(self) -> None:
@@ -25,9 +33,12 @@ class Rate:
     def waiting(self):
         """Around what may keep the devices waiting: counts if they had no work at its end."""
         begin = time.monotonic()
+        before = self._ledger.enter("data_wait")
         yield
-        if not self._running or self._running[-1].is_ready():
+        idle = not self._running or self._running[-1].is_ready()
+        if idle:
             self._waited += time.monotonic() - begin
+        self._ledger.enter(before, was=None if idle else before)
 
     def tick(self, result: jax.Array) -> None:
         """Counts a step, and waits for those that were sent off too long ago."""
@@ -38,7 +49,9 @@ class Rate:
         if not self._compiled:
             self._compiled = True
             result.block_until_ready()
+            self._ledger.record("compile")
             self.restart()
+        self._ledger.enter("step")
 
     def measure(self) -> dict[str, float | None]:
         """Since the last restart; None if no step was made since.

@@ -59,7 +59,7 @@ class Workdir:
 
     def forced(self) -> set[str]:
         """The names of the changes that were forced so far."""
-        changes = [row for row in self._events.rows() if row["event"] == "change"]
+        changes = [row for row in self.events() if row["event"] == "change"]
         return {row.get("name") for row in changes if row.get("forced")}
 
     def append(self, row: dict[str, Any]) -> None:
@@ -71,6 +71,10 @@ class Workdir:
         """One more line of events.jsonl."""
         if self._writes:
             self._events.append({"time": round(time.time(), 3), "event": event, **fields})
+
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of events.jsonl."""
+        return self._events.rows()
 
     def amend(self, step: int, values: dict[str, Any]) -> None:
         """Adds values to the line of a step in metrics.jsonl."""
