@@ -1,12 +1,15 @@
 """The benchmarks run and count; what they find is not tested."""
 
+import collections
 import importlib.util
 
 import pytest
 
+from jepa_jax.benchmark import checkpoint
 from jepa_jax.benchmark.data import compare, report
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
+from tests.tiny import tiny
 
 
 @pytest.fixture
@@ -45,3 +48,19 @@ def test_a_missing_peer_is_told_in_a_line(config, tmp_path, monkeypatch):
     monkeypatch.setattr("jepa_jax.benchmark.data.PEER", tmp_path / "nowhere.py")
     with pytest.raises(UserError, match=r"torch failed: .*nowhere\.py"):
         compare(config, tmp_path, peer=True, **SHORT)
+
+
+def test_checkpoints_are_measured(tmp_path, capsys):
+    rows = checkpoint.measure(tiny(), tmp_path, steps=2, every=2, rounds=2)
+    counts = collections.Counter(row["what"] for row in rows if row["seconds"] > 0)
+    assert counts == {
+        "a step without checkpoints": 2,
+        "a save": 2,
+        "a step with them": 2,
+        "the first restore": 1,
+        "the first verification": 1,
+        "a restore": 2,
+        "verification": 2,
+    }
+    checkpoint.report(rows)
+    assert "a save" in capsys.readouterr().out
