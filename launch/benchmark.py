@@ -25,9 +25,7 @@ SECONDS = flags.DEFINE_float("seconds", 10.0, "data: of a round.", 0.1)
 PEER = flags.DEFINE_enum("peer", None, ["torch"], "data: compare with it.")
 STEPS = flags.DEFINE_integer("steps", 100, "checkpoint: of a round.", 1)
 EVERY = flags.DEFINE_integer("every", 50, "checkpoint: steps between two.", 1)
-FOLDER = flags.DEFINE_string(
-    "folder", None, "checkpoint: on the disk to measure."
-)
+FOLDER = flags.DEFINE_string("folder", None, "checkpoint: on the disk to measure.")
 
 
 def main(what: str) -> None:

@@ -25,6 +25,7 @@ from jepa_jax.exits import STOPPED, STORAGE
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT = 240  # seconds
+LAST = ("error: ", "stopped and saved")
 MEGABYTES = 64
 # A root that permissions apply to.
 OBEYING = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
@@ -87,7 +88,7 @@ class Training:
         self._process.send_signal(signal.SIGTERM)
 
     def ended(self, code: int) -> str:
-        """Its last line, if it ends with this exit code."""
+        """What it says last, if it ends with this exit code; orbax may print more."""
         try:
             found = self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -95,7 +96,10 @@ class Training:
             raise Broken(f"it did not end: {self.said()[-2000:]}") from None
         if found != code:
             raise Broken(f"exit code {found} instead of {code}: {self.said()[-2000:]}")
-        return self.said().strip().splitlines()[-1]
+        lines = [line for line in self.said().splitlines() if line.startswith(LAST)]
+        if not lines:
+            raise Broken(f"no line says how it ended: {self.said()[-2000:]}")
+        return lines[-1]
 
 
 def losses(folder: pathlib.Path) -> list[float]:
