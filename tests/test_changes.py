@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from jepa_jax.errors import UserError
 from jepa_jax.optim import Schedules
-from jepa_jax.training import loop
 from jepa_jax.training.changes import find_changes, refuse, schedule_change
 from jepa_jax.training.loop import FINISHED, train
 from tests.tiny import tiny
@@ -165,7 +164,7 @@ def test_other_images_are_refused_unless_forced(finished, tmp_path, capsys):
 
 
 def test_asking_for_a_finished_run_reads_no_image(finished, monkeypatch):
-    monkeypatch.setattr(loop, "data_identity", None)
+    monkeypatch.setattr("jepa_jax.training.run.data_identity", None)
     assert train(recipe(finished / "images.npz"), str(finished / "run")) == FINISHED
 
 
