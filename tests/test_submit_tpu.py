@@ -225,6 +225,13 @@ def test_wrong_input_is_not_tried_again(cloud, tpu):
     assert len(cloud.trained) == 2
 
 
+def test_a_host_that_cannot_be_set_up_is_no_wrong_input(cloud, tpu):
+    cloud.plays(["ACTIVE"])
+    broken = other(tpu, setup="bash -c 'exit 2'; true", restarts=0)
+    assert cloud.supervisor().run(broken) == 1
+    assert not cloud.trained
+
+
 def test_several_slices(cloud, tpu):
     cloud.plays(["ACTIVE"])
     assert cloud.supervisor().run(other(tpu, topology=parse("2xv5e:2x4"))) == 0

@@ -123,14 +123,16 @@ class Tpu:
     def deliver(self, node: str) -> list[list[str]]:
         names = [f"{self.code.name}.tar.gz", *self.files()]
         files = [str(self.staging / name) for name in names]
-        prepare = f"mkdir -p {self.folder} && chmod 700 {self.folder}"
+        prepare = f"mkdir -p {self.folder}/new && chmod 700 {self.folder}"
         return [
             self.resource.ssh(node, prepare),
-            self.resource.copy(files, node, self.folder),
+            self.resource.copy(files, node, f"{self.folder}/new"),
         ]
 
     def start(self, node: str) -> list[str]:
-        return self.resource.ssh(node, f"bash {self.folder}/worker.sh start")
+        # What runs already may be reading the old files: they are replaced, not overwritten.
+        begin = f"mv -f {self.folder}/new/* {self.folder}/ && bash {self.folder}/worker.sh start"
+        return self.resource.ssh(node, begin)
 
 
 def check(tpu: Tpu) -> None:

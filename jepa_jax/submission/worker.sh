@@ -29,6 +29,8 @@ install() {
 }
 
 train() {
+  trap 'exit 1' ERR  # whatever failed here, its code must not be taken for the run's
+  set -o errtrace
   source ./job.sh
   install
   source ./environment
@@ -85,4 +87,4 @@ main() {
   esac
 }
 
-main "$@"; exit  # in one line: nothing is read any more of a file that may be replaced
+main "$@"
