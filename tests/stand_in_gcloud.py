@@ -43,7 +43,8 @@ UV = """#!/bin/bash
 if [[ $1 == venv ]]; then mkdir -p venv/bin && cp "$STAND_IN/python" venv/bin/python; fi
 """
 PYTHON3 = """#!/bin/bash
-if [[ $2 == site ]]; then echo "$HOME/.local"; fi
+[[ "$*" == "-m pip install --quiet --target=tools uv" ]] || exit 1
+mkdir -p tools/bin && cp "$STAND_IN/uv" tools/bin/uv
 """
 
 
@@ -79,15 +80,18 @@ def parse(words: list[str]) -> tuple[str, list[str], dict[str, str]]:
 
 def make_hosts(nodes: list[str]) -> None:
     shutil.rmtree(HERE / "hosts", ignore_errors=True)
-    (HERE / "python").write_text(PYTHON)
-    (HERE / "python").chmod(0o755)
+    for name, text in {"python": PYTHON, "uv": UV}.items():
+        write_program(HERE / name, text)
     for node in nodes:
         for worker in range(HOSTS):
-            programs = HERE / "hosts" / f"{node}.{worker}" / ".local" / "bin"
+            programs = HERE / "hosts" / f"{node}.{worker}" / "bin"
             programs.mkdir(parents=True)
-            for name, text in {"uv": UV, "python3": PYTHON3}.items():
-                (programs / name).write_text(text)
-                (programs / name).chmod(0o755)
+            write_program(programs / "python3", PYTHON3)
+
+
+def write_program(file: pathlib.Path, text: str) -> None:
+    file.write_text(text)
+    file.chmod(0o755)
 
 
 def hosts(node: str, workers: str) -> list[pathlib.Path]:
@@ -164,7 +168,7 @@ def main() -> None:
         case ["tpu-vm", "ssh"]:
             codes = []
             for host in hosts(places[0], given["worker"]):
-                programs = f"{host}/.local/bin:/usr/bin:/bin"
+                programs = f"{host}/bin:/usr/bin:/bin"
                 environment = {
                     "HOME": str(host),
                     "PATH": programs,

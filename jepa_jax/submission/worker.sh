@@ -19,12 +19,10 @@ install() {
   [[ -e installed ]] && return
   mkdir -p code
   tar -xzf "$archive" -C code --strip-components=1
-  python3 -m pip install --quiet --user uv  # brings the Python that the image may lack
-  local uv
-  uv="$(python3 -m site --user-base)/bin/uv"
-  rm -rf venv
-  "$uv" venv --quiet --python 3.12 venv
-  "$uv" pip install --quiet --python venv/bin/python -e './code[tpu]'
+  rm -rf tools venv
+  python3 -m pip install --quiet --target=tools uv  # brings the Python that the image may lack
+  tools/bin/uv venv --quiet --python 3.12 venv
+  tools/bin/uv pip install --quiet --python venv/bin/python -e './code[tpu]'
   touch installed
 }
 
