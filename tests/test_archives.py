@@ -172,3 +172,13 @@ def test_compressed_tar_is_refused(tmp_path, name):
     make_tar(tmp_path / name, {"a.jpg": b"x"}, mode="w:gz")
     with pytest.raises(UserError, match=r"is compressed as a whole.* plain \.tar"):
         read(tmp_path / name)
+
+
+def test_a_tar_with_a_damaged_header_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", pax_headers={"hdrcharset": "BINARY"}) as file:
+        member = tarfile.TarInfo("1.png")
+        file.addfile(member)
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole.replace(b"=BINARY", b"=B\xffNARY"))
+    with pytest.raises(UserError, match=r"a\.tar isn't a whole tar file"):
+        read(tmp_path / "a.tar")

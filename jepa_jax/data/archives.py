@@ -153,7 +153,9 @@ class Tar(Archive):
                 # The module takes any rubbish after the first member for the end.
                 file.fileobj.seek(file.offset)
                 whole = file.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-        except tarfile.TarError:
+        except UserError:
+            raise
+        except (tarfile.TarError, ValueError, OverflowError):  # the last two of damaged headers
             whole = False
         except OSError as error:
             raise UserError(f"{self.path} can't be read: {error.strerror}") from error
