@@ -6,7 +6,8 @@ The same command goes on where the run stopped. --config.KEY=VALUE changes a set
 --config.train.epochs=5. A run that goes on may change what has no say in what is learned, and its
 length; other changes are refused, unless --force names them. Exit codes: 0 finished, 2 wrong
 input, 74 the folder can't be read or written, 75 stopped by SIGINT or SIGTERM with its state saved,
-130 or 143 by a second one, at once, 124 ended by itself as it hung.
+130 or 143 by a second one, at once, 124 ended by itself as it hung or as other processes did not
+come up.
 """
 
 import os

@@ -75,6 +75,7 @@ def test_every_argument_arrives_as_it_is(words, workdir, folder):
     [
         ("75", "0", "RUNNING", True),
         ("75", "1", "RUNNING", True),
+        ("124", "0", "RUNNING", True),  # for want of the other tasks
         ("143", "0", "RUNNING", True),  # at a signal before it could save
         ("75", "2", "RUNNING", False),  # often enough
         ("75", "0", "COMPLETING", False),  # cancelled

@@ -23,7 +23,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jepa_jax.errors import UserError
-from jepa_jax.exits import WRONG_INPUT
+from jepa_jax.exits import HUNG
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def _not_all_came(seconds: float) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(WRONG_INPUT)
+    os._exit(HUNG)
 
 
 def _all_of_node() -> list[int] | None:

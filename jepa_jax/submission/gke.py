@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from jepa_jax.errors import UserError
-from jepa_jax.exits import STOPPED, STORAGE, WRONG_INPUT
+from jepa_jax.exits import HUNG, STOPPED, STORAGE, WRONG_INPUT
 from jepa_jax.submission.environment import HIDDEN
 from jepa_jax.submission.topology import Topology
 from jepa_jax.submission.training import Training
@@ -196,7 +196,7 @@ def xpk(gke: Gke) -> list[str]:
         f"--num-slices={topology.slices}",
         f"--docker-image={gke.image}",
         f"--max-restarts={gke.restarts}",
-        f"--restart-on-exit-codes=1,{STORAGE},{STOPPED}",
+        f"--restart-on-exit-codes=1,{STORAGE},{STOPPED},{HUNG}",
         f"--termination-grace-period-seconds={GRACE}",
         *(["--spot"] if gke.spot else []),
         *(["--env-file=/dev/stdin"] if gke.environment else []),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 
 from jepa_jax.errors import UserError
-from jepa_jax.exits import STOPPED
+from jepa_jax.exits import HUNG, STOPPED
 from jepa_jax.submission.code import Code
 from jepa_jax.submission.training import Training, refuse_control_characters
 
@@ -112,9 +112,9 @@ def script(slurm: Slurm) -> str:
         f"  {train}",
         "code=$?",
         "",
-        "# Stopped, and saved unless it had hardly begun; if the job itself was not cancelled, it",
-        "# goes on later.",
-        f"if ((code == {STOPPED} || code == 128 + 15)) &&",
+        "# Stopped, and saved unless it had hardly begun, or for want of the others; if the job",
+        "# itself was not cancelled, it goes on later.",
+        f"if ((code == {STOPPED} || code == 128 + 15 || code == {HUNG})) &&",
         '  [[ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" == RUNNING ]]; then',
         f"  if ((${{SLURM_RESTART_COUNT:-0}} < {slurm.restarts})); then",
         '    exec scontrol requeue "$SLURM_JOB_ID"',

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jepa_jax.exits import FINISHED, STOPPED, WRONG_INPUT
+from jepa_jax.exits import FINISHED, HUNG, STOPPED
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT = 240  # seconds; processes that lost one of them wait for it
@@ -106,5 +106,5 @@ def test_two_processes_that_one_signal_stops_go_on_to_the_same_end(recipe, strai
 
 def test_a_process_that_does_not_come_up(recipe, tmp_path):
     ((code, _, errors),) = ended(start(recipe, tmp_path, "--start_seconds=3", missing={0}))
-    assert code == WRONG_INPUT
+    assert code == HUNG
     assert errors.strip().splitlines()[-1].startswith("error: not all processes came up within 3")
