@@ -1,6 +1,7 @@
 """Storage that fails: told from what it holds being damaged, and asked again, ever later."""
 
 import errno
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -116,7 +117,7 @@ def touch_all(path: epath.Path) -> None:
 def summary(error: BaseException) -> str:
     """What went wrong, in a line that is not long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0].split(" [tensorstore_spec")[0].split(" [source ")[0]
+    text = re.split(r" \[tensorstore_spec| \[source | See full TensorStore", lines[0])[0]
     return text if len(text) <= 200 else f"{text[:60]} … {text[-130:]}"
 
 
