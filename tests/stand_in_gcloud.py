@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 
-HERE = pathlib.Path(os.environ["STAND_IN"])
+HERE = pathlib.Path(os.environ.get("STAND_IN", ""))  # unset where it is only looked at
 HOSTS = 2  # of a slice
 
 WIDE = {"zone", "project", "quiet", "format"}
