@@ -196,5 +196,5 @@ def test_importer_names_every_misfit(golden: Golden):
 def test_importer_refuses_other_positions(golden: Golden):
     tensors = golden.part("init/encoder/")
     tensors["pos_embed"] = tensors["pos_embed"][:, ::-1]
-    with pytest.raises(UserError, match="other positions"):
+    with pytest.raises(UserError, match="pos_embed does not hold the positions of a grid of 8×8"):
         import_encoder(tensors, golden.encoder, GRID)

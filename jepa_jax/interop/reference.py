@@ -1,162 +1,154 @@
-"""Parameters in the names and layouts of the published PyTorch code, and of its checkpoints.
+"""Encoder and predictor in the names and layouts of the published PyTorch code.
 
-Its matrices are (out, in), ours (in, out); its blocks have numbers, ours a leading depth axis;
-its patches are flattened channels first, ours channels last. Positions are not parameters here:
-those of a checkpoint are compared with ours.
+Its positions are parameters that are not trained: they must be the ones that are computed here.
+timm's vision transformers have the same names.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jepa_jax.errors import UserError
+from jepa_jax.interop.layout import (
+    Fixed,
+    Layout,
+    Tensor,
+    linear,
+    norm,
+    patch_embedding,
+    read,
+    write,
+)
 from jepa_jax.models.positions import sincos_2d
 from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder
 
-POSITION_TOLERANCE = 1e-5
+Grid = tuple[int, int]  # rows and columns of patches
 
 
-def import_encoder(
-    tensors: Mapping[str, np.ndarray], encoder: Encoder, grid: tuple[int, int]
-) -> dict[str, Any]:
+def import_encoder(tensors: Mapping[str, Any], encoder: Encoder, grid: Grid) -> dict[str, Any]:
     """Parameters of `encoder` from a state dict of the reference's encoder or target encoder.
 
     Args:
       tensors: name -> array, with or without the `module.` prefix of the released files.
       encoder: the module that they are for.
-      grid: rows and columns of patches.
 
     Raises:
       UserError: naming every tensor that is missing, unknown or has another shape.
     """
-    reader = _Reader(tensors, "encoder")
-    width, size = encoder.width, encoder.patch_size
-    kernel = reader.take("patch_embed.proj.weight", (width, None, size, size))
-    params = {
-        "patch_embed": {
-            "kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, width),
-            "bias": reader.take("patch_embed.proj.bias", (width,)),
-        },
-        "transformer": _transformer(reader, encoder, "blocks", "norm"),
-    }
-    reader.positions("pos_embed", width, grid)
-    reader.finish()
-    return params
+    tensors = without_prefix(tensors)
+    kernel = np.shape(tensors.get("patch_embed.proj.weight", np.zeros((1, 1))))
+    channels = kernel[1] if len(kernel) == 4 else 1
+    shapes = encoder_shapes(encoder, channels, grid)
+    return read(tensors, encoder_layout(encoder, channels, grid), shapes, "this encoder")
+
+
+def export_encoder(params: Any, encoder: Encoder, grid: Grid) -> dict[str, np.ndarray]:
+    """The reverse: a state dict, without prefix."""
+    channels = params["patch_embed"]["kernel"].shape[0] // encoder.patch_size**2
+    return write(params, encoder_layout(encoder, channels, grid))
 
 
 def import_predictor(
-    tensors: Mapping[str, np.ndarray], predictor: Predictor, encoder_width: int
+    tensors: Mapping[str, Any], predictor: Predictor, encoder_width: int
 ) -> dict[str, Any]:
     """Parameters of `predictor` from a state dict of the reference's predictor; as above."""
-    reader = _Reader(tensors, "predictor")
+    layout = predictor_layout(predictor, encoder_width)
+    shapes = predictor_shapes(predictor, encoder_width)
+    return read(without_prefix(tensors), layout, shapes, "this predictor")
+
+
+def export_predictor(params: Any, predictor: Predictor) -> dict[str, np.ndarray]:
+    """The reverse: a state dict, without prefix."""
+    return write(params, predictor_layout(predictor, params["embed"]["kernel"].shape[0]))
+
+
+def without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Names without the `module.` that PyTorch's data parallelism puts before all of them."""
+    if not all(name.startswith("module.") for name in tensors):
+        return dict(tensors)
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def encoder_layout(encoder: Encoder, channels: int, grid: Grid) -> Layout:
+    """In the order of the reference's `named_parameters`, which its optimizer state follows."""
+    return [
+        encoder_positions("pos_embed", encoder, grid),
+        *patch_embedding("patch_embed.proj", encoder.width, channels, encoder.patch_size),
+        *_transformer(encoder, "blocks", "norm"),
+    ]
+
+
+def predictor_layout(predictor: Predictor, encoder_width: int) -> Layout:
+    """In the order of the reference's `named_parameters`."""
     width = predictor.width
-    params = {
-        "mask_token": reader.take("mask_token", (1, 1, width)),
-        "embed": _dense(reader, "predictor_embed", encoder_width, width),
-        "transformer": _transformer(reader, predictor, "predictor_blocks", "predictor_norm"),
-        "output": _dense(reader, "predictor_proj", width, predictor.output_width),
-    }
-    reader.positions("predictor_pos_embed", width, predictor.grid)
-    reader.finish()
-    return params
+    return [
+        Tensor("mask_token", (1, 1, width), "mask_token"),
+        _sincos("predictor_pos_embed", width, predictor.grid),
+        *linear("predictor_embed", "embed", width, encoder_width),
+        *_transformer(predictor, "predictor_blocks", "predictor_norm"),
+        *linear("predictor_proj", "output", predictor.output_width, width),
+    ]
 
 
-class _Reader:
-    """Takes tensors by name and keeps a list of what does not fit, to be told all at once."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], part: str):
-        self.tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-        self.part = part
-        self.taken: set[str] = set()
-        self.complaints: list[str] = []
-
-    def take(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        """The float32 tensor of this name; where it does not fit, zeros and a complaint."""
-        self.taken.add(name)
-        wanted = tuple(1 if side is None else side for side in shape)
-        if name not in self.tensors:
-            self.complaints.append(f"{name} is missing")
-            return np.zeros(wanted, np.float32)
-        value = np.asarray(self.tensors[name])
-        if value.ndim != len(shape) or any(
-            side not in (None, actual) for side, actual in zip(shape, value.shape, strict=True)
-        ):
-            self.complaints.append(f"{name} is {value.shape}, not {wanted}")
-            return np.zeros(wanted, np.float32)
-        return value.astype(np.float32)
-
-    def positions(self, name: str, width: int, grid: tuple[int, int]):
-        ours = sincos_2d(width, *grid)[None]
-        theirs = self.take(name, ours.shape)
-        if theirs.any() and np.abs(ours - theirs).max() > POSITION_TOLERANCE:
-            self.complaints.append(
-                f"{name} holds other positions than a {grid[0]}×{grid[1]} grid's"
-            )
-
-    def finish(self):
-        self.complaints += [f"{name} is unknown" for name in self.tensors.keys() - self.taken]
-        if self.complaints:
-            raise UserError(
-                f"these weights are not of this {self.part}: " + "; ".join(sorted(self.complaints))
-            )
+def encoder_positions(name: str, encoder: Encoder, grid: Grid) -> Tensor | Fixed:
+    """The line of a layout for positions (1, N, D): fixed, or a parameter of the encoder."""
+    if encoder.positions == "learned":
+        return Tensor(name, (1, grid[0] * grid[1], encoder.width), "positions")
+    return _sincos(name, encoder.width, grid)
 
 
-def _transformer(reader: _Reader, module: Encoder | Predictor, blocks: str, norm: str) -> dict:
-    width, hidden = module.width, round(module.width * module.mlp_ratio)
-    each = []
-    for i in range(module.depth):
-        block = f"{blocks}.{i}"
-        each.append(
-            {
-                "norm_attention": _norm(reader, f"{block}.norm1", width),
-                "attention": {
-                    "qkv": _qkv(reader, f"{block}.attn.qkv", width, module.heads),
-                    "projection": _projection(reader, f"{block}.attn.proj", width, module.heads),
-                },
-                "norm_mlp": _norm(reader, f"{block}.norm2", width),
-                "mlp": {
-                    "hidden": _dense(reader, f"{block}.mlp.fc1", width, hidden),
-                    "output": _dense(reader, f"{block}.mlp.fc2", hidden, width),
-                },
-            }
-        )
-    return {"blocks": _stack(each), "norm": _norm(reader, norm, width)}
+def encoder_shapes(encoder: Encoder, channels: int, grid: Grid) -> Any:
+    """The tree of an encoder's parameters, as shapes."""
+    rows, columns = (side * encoder.patch_size for side in grid)
+    image = jnp.zeros((1, rows, columns, channels))
+    return jax.eval_shape(encoder.init, jax.random.key(0), image)["params"]
 
 
-def _stack(trees: list[dict]) -> dict:
-    first = trees[0]
-    return {
-        name: _stack([tree[name] for tree in trees])
-        if isinstance(first[name], dict)
-        else np.stack([tree[name] for tree in trees])
-        for name in first
-    }
+def predictor_shapes(predictor: Predictor, encoder_width: int) -> Any:
+    """The tree of a predictor's parameters, as shapes."""
+    features, patch = jnp.zeros((1, 1, encoder_width)), jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(
+        predictor.init, jax.random.key(0), features, patch, patch[None], jnp.ones_like(patch)
+    )["params"]
 
 
-def _norm(reader: _Reader, name: str, width: int) -> dict:
-    return {
-        "scale": reader.take(f"{name}.weight", (width,)),
-        "bias": reader.take(f"{name}.bias", (width,)),
-    }
+def _sincos(name: str, width: int, grid: Grid) -> Fixed:
+    what = f"the positions of a grid of {grid[0]}×{grid[1]}"
+    return Fixed(name, sincos_2d(width, *grid)[None], what)
 
 
-def _dense(reader: _Reader, name: str, inputs: int, outputs: int) -> dict:
-    return {
-        "kernel": reader.take(f"{name}.weight", (outputs, inputs)).T,
-        "bias": reader.take(f"{name}.bias", (outputs,)),
-    }
+def _transformer(module: Encoder | Predictor, blocks: str, last_norm: str) -> list[Tensor]:
+    lines = [line for i in range(module.depth) for line in _block(module, f"{blocks}.{i}", (i,))]
+    return lines + norm(last_norm, "transformer/norm", module.width)
 
 
-def _qkv(reader: _Reader, name: str, width: int, heads: int) -> dict:
-    dense = _dense(reader, name, width, 3 * width)
-    return {
-        "kernel": dense["kernel"].reshape(width, 3, heads, -1).swapaxes(1, 2),
-        "bias": dense["bias"].reshape(3, heads, -1).swapaxes(0, 1),
-    }
-
-
-def _projection(reader: _Reader, name: str, width: int, heads: int) -> dict:
-    dense = _dense(reader, name, width, width)
-    return {"kernel": dense["kernel"].reshape(heads, -1, width), "bias": dense["bias"]}
+def _block(module: Encoder | Predictor, name: str, part: tuple[int]) -> list[Tensor]:
+    path, width, heads = "transformer/blocks", module.width, module.heads
+    hidden, each = round(width * module.mlp_ratio), width // heads
+    qkv, projection = f"{path}/attention/qkv", f"{path}/attention/projection"
+    return [
+        *norm(f"{name}.norm1", f"{path}/norm_attention", width, part),
+        Tensor(
+            f"{name}.attn.qkv.weight",
+            (3 * width, width),
+            f"{qkv}/kernel",
+            part,
+            split=(3, heads, each, width),
+            axes=(3, 1, 0, 2),
+        ),
+        Tensor(
+            f"{name}.attn.qkv.bias",
+            (3 * width,),
+            f"{qkv}/bias",
+            part,
+            split=(3, heads, each),
+            axes=(1, 0, 2),
+        ),
+        *linear(f"{name}.attn.proj", projection, width, width, part),
+        *norm(f"{name}.norm2", f"{path}/norm_mlp", width, part),
+        *linear(f"{name}.mlp.fc1", f"{path}/mlp/hidden", hidden, width, part),
+        *linear(f"{name}.mlp.fc2", f"{path}/mlp/output", width, hidden, part),
+    ]

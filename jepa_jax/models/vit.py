@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.models.positions import sincos_2d
-from jepa_jax.models.transformer import Dense, Transformer
+from jepa_jax.models.transformer import Dense, Transformer, kernel_init
 
 # width, depth, heads, MLP ratio. Ti to B from DeiT, L and H from ViT, g from the published code.
 SIZES = {
@@ -44,6 +44,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: int = 1
+    positions: str = "sincos"  # or "learned": a parameter, for encoders that others have tuned
 
     @nn.compact
     def __call__(
@@ -59,7 +60,10 @@ class Encoder(nn.Module):
           Features after the final norm, in the order of `index`; float32.
         """
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
-        positions = jnp.asarray(sincos_2d(self.width, rows, columns))
+        if self.positions == "learned":
+            positions = self.param("positions", kernel_init, (rows * columns, self.width))
+        else:
+            positions = jnp.asarray(sincos_2d(self.width, rows, columns))
         patches = patchify(images, self.patch_size)
         if index is None:
             positions = positions[None]
