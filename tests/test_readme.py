@@ -14,13 +14,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_python_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        names = {}
-        exec(block, names)
-        assert names["drawn"].context.shape == (8, 48)
-        assert names["drawn"].targets.shape == (8, 4, 42)
+    # The other one, which wants a run, is run by tests/test_pretrained.py.
+    [block] = re.findall(r"```python\n([^`]*masks\.sample.*?)```", README, re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["drawn"].context.shape == (8, 48)
+    assert names["drawn"].targets.shape == (8, 4, 42)
 
 
 def test_the_quoted_error_is_the_real_one():

@@ -1,0 +1,147 @@
+"""`jepa_jax.load(path).features(images)`, on a run of ours."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jepa_jax
+from jepa_jax import ijepa
+from jepa_jax.errors import UserError
+from jepa_jax.training.setup import build_model
+from tests.saving import save_run
+from tests.tiny import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder, and its state."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, save_run(folder, tiny())
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return jepa_jax.load(run[0])
+
+
+def images(count: int, height: int = 8, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 1), np.uint8)
+
+
+def encoded(params, pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(ijepa.encode(build_model(tiny(), 1), params, jnp.asarray(pixels)))
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/30"])
+def test_the_target_encoder_unless_another_is_asked_for(run, place):
+    folder, state = run
+    for arguments, params in (((), state.target), (("context",), state.params["encoder"])):
+        jax.tree.map(
+            np.testing.assert_array_equal, jepa_jax.load(folder / place, *arguments).params, params
+        )
+
+
+def test_patch_features_are_those_of_the_encoder(run, model):
+    np.testing.assert_allclose(
+        model.patch_features(images(3)), encoded(run[1].target, images(3)), atol=1e-5
+    )
+
+
+def test_features_are_their_average_whatever_the_number_of_images(run, model):
+    expected = encoded(run[1].target, images(70)).mean(axis=1)
+    features = model.features(images(70))
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+    np.testing.assert_allclose(model.features(images(70)[:1]), features[:1], atol=1e-5)
+
+
+def test_positions_of_another_image_size_are_computed(run, model):
+    pixels = images(2, 12, 6)
+    np.testing.assert_allclose(
+        model.patch_features(pixels), encoded(run[1].target, pixels), atol=1e-5
+    )
+
+
+def test_floats_are_taken_as_normalised(model):
+    normal = (images(2) / 255 - model.backbone.mean[0]) / model.backbone.std[0]
+    np.testing.assert_allclose(model.features(normal), model.features(images(2)), atol=1e-5)
+
+
+def test_another_mean_and_deviation(run, model):
+    other = jepa_jax.load(run[0], mean=[0], std=[1])
+    np.testing.assert_allclose(
+        other.features(images(2)), model.features(images(2) / np.float32(255)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (images(2, 8, 7), "images of 8×7 pixels do not divide into patches of 2: take 6 or 8"),
+        (images(2)[0], r"shape \(8, 8, 1\): give \(images, height, width, 1\)"),
+        (images(2).repeat(3, axis=3), r"shape \(2, 8, 8, 3\)"),
+        (images(0), r"shape \(0, 8, 8, 1\)"),
+        (images(2).astype(np.int32), "int32: give uint8, or normalised floats"),
+    ],
+)
+def test_images_that_do_not_fit(model, wrong, complaint):
+    with pytest.raises(UserError, match=complaint):
+        model.features(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"encoder": "taget"}, "encoder='taget' is none of target, context; did you mean 'target'"),
+        ({"heads": 4}, "has 2 heads, not heads=4"),
+        ({"mean": [0.5, 0.5]}, "mean with a value for each of 1 channels"),
+        ({"mean": ["a"]}, r"mean with a value for each of 1 channels, not \['a'\]"),
+        ({"std": [0]}, "must be above 0"),
+    ],
+)
+def test_arguments_that_do_not_fit(run, arguments, complaint):
+    with pytest.raises(UserError, match=complaint):
+        jepa_jax.load(run[0], **arguments)
+
+
+def test_paths_without_an_encoder(tmp_path):
+    (tmp_path / "some.safetensors").touch()
+    for path, complaint in (
+        ("nothing", "nothing is not there"),
+        (".", "has no checkpoint"),
+        ("some.safetensors", "name the folder that it lies in"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            jepa_jax.load(tmp_path / path)
+
+
+def test_a_damaged_run(run, tmp_path):
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    about = tmp_path / "checkpoints" / "30" / "about" / "metadata"
+    content = json.loads(about.read_text())
+    content["checksums"]["target/patch_embed/bias"] = "0" * 16
+    about.write_text(json.dumps(content))
+    jepa_jax.load(tmp_path, "context")
+    with pytest.raises(UserError, match="target/patch_embed/bias is not what was saved"):
+        jepa_jax.load(tmp_path)
+    about.write_text("{")
+    with pytest.raises(UserError, match="is no checkpoint of a run, or damaged"):
+        jepa_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/interop.md"])
+def test_the_example_of_the_docs(run, tmp_path, monkeypatch, page):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(run[0])
+    monkeypatch.chdir(tmp_path)
+    example = re.search(r"```python\n([^`]*jepa_jax\.load.*?)```", (ROOT / page).read_text(), re.S)
+    names = {"images": images(4)}
+    exec(example[1], names)
+    assert names["features"].shape == (4, 16)
