@@ -1,0 +1,56 @@
+"""The command that takes encoders to other implementations."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jepa_jax
+from tests.saving import save_run
+from tests.tiny import tiny
+
+pytest.importorskip("safetensors", reason="needs jepa_jax[interop]")
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def convert(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "launch/convert.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_a_run_becomes_a_folder(tmp_path):
+    save_run(tmp_path / "run", tiny())
+    done = convert(
+        "hf", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/out", "--encoder=context",
+        "--mean=0.25", "--std=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    back = jepa_jax.load(tmp_path / "out", "context")
+    np.testing.assert_equal(back.params, jepa_jax.load(tmp_path / "run", "context").params)
+    assert (back.backbone.mean, back.backbone.std) == ((0.25,), (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["hf", "--checkpoint=nothing", "--out=out"], "nothing is not there"),
+        (["reference", "--out=out"], "say what to read and to write"),
+        (["hf", "--checkpoint=configs", "--out=docs"], "docs is not empty"),
+    ],
+)
+def test_wrong_input_is_answered_in_a_line(arguments, complaint):
+    done = convert(*arguments)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
