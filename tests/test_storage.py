@@ -224,6 +224,9 @@ def test_training_goes_on_while_it_cannot_save(tmp_path, monkeypatch, capsys):
     def update(self, row):
         original(self, row)
         if row["step"] == 3:
+            give_up = time.monotonic() + 60
+            while not (tmp_path / "checkpoints" / "2").exists() and time.monotonic() < give_up:
+                time.sleep(0.01)
             stack.enter_context(unreachable(tmp_path / "checkpoints"))
         if row["step"] == 6:
             stack.close()

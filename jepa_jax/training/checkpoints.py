@@ -78,12 +78,14 @@ class Checkpoints:
     def overdue(self) -> bool:
         """Whether it is time to save, by the clock of this process.
 
-        To be asked at each step: it looks how the save under way went.
+        To be asked at each step: a process that is alone looks how the save under way went. Several
+        look when they save next, all at the same step, since `due` depends on it.
         """
-        if self._under_way and not self._store.busy():
+        busy = self._under_way is not None and self._store.busy()
+        if not busy and jax.process_count() == 1:
             self.wait()
         if self._back_off.failures:
-            return not (self._under_way or self._back_off.seconds())
+            return not (busy or self._back_off.seconds())
         minutes = self._settings.checkpoint_minutes or math.inf
         return time.monotonic() - self._last_try.time >= 60 * minutes
 
