@@ -16,6 +16,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.training import loop
 from jepa_jax.training.goodput import goodput
 from jepa_jax.training.loop import FINISHED, STOPPED, train
+from jepa_jax.training.workdir import Workdir
 from tests.tiny import tiny as recipe
 
 STEPS = 12
@@ -129,6 +130,21 @@ def test_steps_after_the_last_checkpoint_are_done_again(finished, tmp_path, monk
     account = goodput(events(tmp_path))
     assert (account.step, account.repeated) == (STEPS, 3)  # of which 5 was saved
     assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(finished)]
+
+
+def test_a_probe_that_a_crash_cut_short_is_done_again(finished, tmp_path, monkeypatch):
+    def crash(self, step, scores):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Workdir, "amend", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny(), str(tmp_path))
+    monkeypatch.undo()
+    assert rows(tmp_path)[-1]["step"] == 5  # and it is saved
+    assert train(tiny(), str(tmp_path)) == FINISHED
+    scores = [[row.get("knn") for row in rows(path)] for path in (finished, tmp_path)]
+    assert scores[0] == scores[1]
+    assert goodput(events(tmp_path)).repeated == 0
 
 
 def test_another_config_is_refused_with_the_difference(finished):

@@ -181,6 +181,8 @@ def steps(
     probe_every = 0
     if run.probe and config.probe.every_epochs:
         probe_every = max(1, round(config.probe.every_epochs * run.loader.steps_per_epoch))
+    if probe_every and start.step % probe_every == 0 and _lacks_scores(run, start.step):
+        probe(run, state, start.step, display)
     wishes = processes.Wishes(IN_FLIGHT)
     step = saved = start.step
     stopping = overdue = False
@@ -213,11 +215,7 @@ def steps(
                     run.checkpoints.save(step, state, about)
                 saved = step
             if probing:  # after saving: whatever may be wrong with those images, the step is safe
-                with ledger("evaluation", step=step):
-                    scores = run.probe.scores(run.model, state.target)
-                run.workdir.amend(step, scores)
-                run.checkpoints.score(step, scores)
-                display.probed(step, scores)
+                probe(run, state, step, display)
             if logging:
                 rate.restart()
             stopping, overdue = wishes(bool(stop), run.checkpoints.overdue())
@@ -227,6 +225,21 @@ def steps(
         with ledger("checkpoint", step=step):
             run.checkpoints.save_last(step, state, about, hurry=lambda: stopping or bool(stop))
     return state, step
+
+
+def probe(run: Run, state: ijepa.State, step: int, display: Display) -> None:
+    """A quick look at what was learned so far."""
+    with run.ledger("evaluation", step=step):
+        scores = run.probe.scores(run.model, state.target)
+    run.workdir.amend(step, scores)
+    run.checkpoints.score(step, scores)
+    display.probed(step, scores)
+
+
+def _lacks_scores(run: Run, step: int) -> bool:
+    """Whether the run ended between saving a step and probing it."""
+    rows = run.workdir.rows()
+    return processes.from_first(any(row["step"] == step and "knn" not in row for row in rows))
 
 
 def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
