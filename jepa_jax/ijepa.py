@@ -8,6 +8,7 @@ loss                   distance between ŝ_y and s_y
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -21,6 +22,7 @@ from jepa_jax.masks import Masks
 from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder, take_patches
 from jepa_jax.optim import AdamW, Schedules, moving_average
+from jepa_jax.parallel.replicas import mean_over_replicas
 
 SETTLED = 100  # updates after which the gradient norm has a usual size
 MEMORY = 0.99  # of the moving average that says which
@@ -150,19 +152,22 @@ def loss(model: IJEPA, params: dict[str, Any], target: Any, batch: Batch) -> Arr
 
 def loss_and_gradient(model: IJEPA, state: State, batch: Batch) -> tuple[Array, Any]:
     """Over the whole batch, in `model.accumulate` parts that go through one after the other."""
-    objective = jax.value_and_grad(lambda params, part: loss(model, params, state.target, part))
+    gradient = jax.value_and_grad(functools.partial(loss, model))
     if model.accumulate == 1:
-        return objective(state.params, batch)
+        return gradient(state.params, state.target, batch)
 
     def split(x):  # every part takes from every device's share of the batch
         return jnp.moveaxis(x.reshape(-1, model.accumulate, *x.shape[1:]), 1, 0)
 
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, objective(state.params, part)), None
+    def in_parts(networks, batch):
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(*networks, part)), None
 
-    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
-    total, _ = jax.lax.scan(add, zero, jax.tree.map(split, batch))
-    return jax.tree.map(lambda x: x / model.accumulate, total)
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, networks[0]))
+        total, _ = jax.lax.scan(add, zero, jax.tree.map(split, batch))
+        return jax.tree.map(lambda x: x / model.accumulate, total)
+
+    return mean_over_replicas(in_parts, (state.params, state.target), batch)
 
 
 def train_step(model: IJEPA, state: State, batch: Batch) -> tuple[State, Metrics]:

@@ -115,22 +115,19 @@ import json
 import jax
 from jepa_jax.compilation.step import compile_step
 from tests.tiny import tiny
-found = {}
-for depth in (2, 4):
+found = []
+for depth, fsdp, parts in ((2, 4, 1), (4, 4, 1), (2, 1, 1), (2, 1, 4)):
     c = tiny()
     c.model.width, c.model.depth, c.model.dtype = 64, depth, "float32"
-    c.mesh.fsdp = 4
+    c.mesh.fsdp, c.train.accumulate = fsdp, parts
     compiled = compile_step(c, jax.devices())
-    found[depth] = {kind: list(traffic) for kind, traffic in compiled.traffic.items()}
+    found.append({kind: list(traffic) for kind, traffic in compiled.traffic.items()})
 print(json.dumps(found))
 """
 
 
-def test_parameters_are_gathered_once_a_use_and_gradients_reduced_once():
-    """Per block of the encoder: four kernels, gathered in three passes, and four gradients.
-
-    A block more adds just those, counted in bytes: nothing of the activations travels.
-    """
+@pytest.fixture(scope="module")
+def traffic() -> list[dict[str, list[int]]]:
     result = subprocess.run(
         [sys.executable, "-c", CPU],
         cwd=ROOT,
@@ -143,7 +140,15 @@ def test_parameters_are_gathered_once_a_use_and_gradients_reduced_once():
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    shallow, deep = json.loads(result.stdout).values()
+    return json.loads(result.stdout)
+
+
+def test_parameters_are_gathered_once_a_use_and_gradients_reduced_once(traffic):
+    """Per block of the encoder: four kernels, gathered in three passes, and four gradients.
+
+    A block more adds just those, counted in bytes: nothing of the activations travels.
+    """
+    shallow, deep = traffic[:2]
     kernels = 2 * (4 + 2 * 4) * 64 * 64 * 4  # bytes of two blocks more
     vectors = 2 * (3 + 1 + 4 + 1 + 4) * 64 * 4  # their biases and norms, which lie on every device
     assert deep["all-gather"][1] - shallow["all-gather"][1] == 3 * kernels
@@ -154,6 +159,11 @@ def test_parameters_are_gathered_once_a_use_and_gradients_reduced_once():
     ]
     assert reduced[1] - reduced[0] == kernels + vectors
     assert set(deep) <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+def test_replicas_exchange_their_gradients_once_however_many_parts(traffic):
+    whole, in_parts = traffic[2:]
+    assert in_parts == {"all-reduce": [1, whole["all-reduce"][1]]}
 
 
 @pytest.mark.parametrize(

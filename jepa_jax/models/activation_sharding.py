@@ -1,4 +1,4 @@
-"""Where activations lie on the mesh of devices."""
+"""Where activations, and what becomes of kernels, lie on the mesh of devices."""
 
 import jax
 from jax import Array
@@ -12,8 +12,22 @@ def split_by_batch(x: Array) -> Array:
 
     Left to itself, XLA splits activations by their features wherever 'fsdp' splits a kernel's
     inputs, and then sums them over the devices, which is many times the traffic of gathering
-    the kernel. Without a mesh, x as it is.
+    the kernel. Without a mesh, x as it is; inside a replica, along the others.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    axes = tuple(axis for axis in DATA_AXES if axis not in mesh.manual_axes)
+    return jax.lax.with_sharding_constraint(x, P(axes))
+
+
+def split_as_kernel(matrix: Array, heads: int) -> Array:
+    """A kernel with heads that was made a matrix, where `heads` is the axis that has them.
+
+    Its gradient lies likewise, and so is scattered over 'fsdp' as it arises: after the way back to
+    the kernel's shape, XLA would sum it whole on each device if there are several replicas.
     """
     if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, P(DATA_AXES))
+        return matrix
+    spec = P("tensor", "fsdp") if heads == 0 else P("fsdp", "tensor")
+    return jax.lax.with_sharding_constraint(matrix, spec)

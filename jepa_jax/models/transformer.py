@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jepa_jax.models.activation_sharding import split_by_batch
+from jepa_jax.models.activation_sharding import split_as_kernel, split_by_batch
 from jepa_jax.models.attention import attention
 
 # What the reference trained: every weight is drawn with σ = .02 (its truncation at ±2 is a hundred
@@ -63,6 +63,8 @@ class Dense(nn.Module):
                 (bias, (1, -1)),
             )
         )
+        if kernel.ndim > 2:
+            matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
         return (tokens @ matrix + offset).reshape(*leading, *self.outputs)
 
 
