@@ -18,7 +18,7 @@ def shown(monkeypatch):
     def run(terminal: bool, *rows: dict) -> str:
         output = io.StringIO()
         console = Console(file=output, force_terminal=terminal, width=120)
-        monkeypatch.setattr(progress, "new_console", lambda: console)
+        monkeypatch.setattr(progress, "new_console", lambda quiet: console)
         with Display(total=10, start=0) as display:
             for row in rows:
                 display.update(row)
