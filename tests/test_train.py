@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -140,7 +141,11 @@ def test_a_probe_that_a_crash_cut_short_is_done_again(finished, tmp_path, monkey
     with pytest.raises(RuntimeError, match="power cut"):
         train(tiny(), str(tmp_path))
     monkeypatch.undo()
-    assert rows(tmp_path)[-1]["step"] == 5  # and it is saved
+    assert rows(tmp_path)[-1]["step"] == 5
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoints" / "5").exists():  # is saved behind the run
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert train(tiny(), str(tmp_path)) == FINISHED
     scores = [[row.get("knn") for row in rows(path)] for path in (finished, tmp_path)]
     assert scores[0] == scores[1]
