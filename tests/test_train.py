@@ -114,6 +114,14 @@ def test_stopped_and_started_again_equals_straight_through(finished, tmp_path, m
     assert goodput(events(tmp_path)).starts == 3
 
 
+def saved(folder: pathlib.Path, step: int) -> None:
+    """Waits for a save that goes on behind a run, which here survives the crash of the run."""
+    deadline = time.monotonic() + 60
+    while not (folder / "checkpoints" / str(step)).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_steps_after_the_last_checkpoint_are_done_again(finished, tmp_path, monkeypatch):
     """As after a crash: metrics are ahead of the checkpoint, and the last line is cut short."""
 
@@ -125,6 +133,7 @@ def test_steps_after_the_last_checkpoint_are_done_again(finished, tmp_path, monk
     with pytest.raises(RuntimeError, match="power cut"):
         train(tiny(), str(tmp_path))
     monkeypatch.undo()
+    saved(tmp_path, 5)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')
     assert train(tiny(), str(tmp_path)) == FINISHED
@@ -142,10 +151,7 @@ def test_a_probe_that_a_crash_cut_short_is_done_again(finished, tmp_path, monkey
         train(tiny(), str(tmp_path))
     monkeypatch.undo()
     assert rows(tmp_path)[-1]["step"] == 5
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "checkpoints" / "5").exists():  # is saved behind the run
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    saved(tmp_path, 5)
     assert train(tiny(), str(tmp_path)) == FINISHED
     scores = [[row.get("knn") for row in rows(path)] for path in (finished, tmp_path)]
     assert scores[0] == scores[1]
