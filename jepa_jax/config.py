@@ -23,10 +23,12 @@ def defaults() -> ConfigDict:
     c.seed = 0
 
     c.data = ConfigDict()
-    c.data.source = "folder"  # digits | npz | folder | tfds | array_record | mixture
+    c.data.source = "folder"  # digits | npz | folder | tfds | array_record | synthetic | mixture
     c.data.path = "data/imagenet/{split}"  # {split} is filled in; globs may name several
     # tfds: its data_dir is path ("" for its own), and a split may be as "train[:90%]"
-    c.data.name = placeholder(str)  # of a TFDS data set, such as "imagenet2012:5.1.0"
+    c.data.name = placeholder(
+        str
+    )  # of a TFDS data set, such as "imagenet2012:5.1.0"; synthetic: count | distance
     c.data.image_key = placeholder(str)  # which entry of a record; needed if it has several
     c.data.label_key = placeholder(str)
     # mixture: ({"source": "folder", "path": "photos/{split}", "weight": 2.0}, …), where a part

@@ -7,11 +7,12 @@ from jepa_jax.data.arrays import ArraySource, open_digits, open_npz
 from jepa_jax.data.files import open_files
 from jepa_jax.data.joined import joined
 from jepa_jax.data.protocol import Example, Source
+from jepa_jax.data.synthetic import open_synthetic
 from jepa_jax.errors import UserError, did_you_mean
 
 __all__ = ["SOURCES", "ArraySource", "Example", "Source", "no_labels", "open_source"]
 
-SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "mixture")
+SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "synthetic", "mixture")
 
 # Why a source may have no labels.
 UNLABELLED = {
@@ -37,6 +38,8 @@ def open_source(data: ConfigDict, split: str) -> Source:
       keeps its own). A split may be an expression: `train[:90%]`.
     * `array_record`: ArrayRecord files of tf.train.Examples, or of image files as they are. A
       `features.json` of TFDS beside them is believed.
+    * `synthetic`: drawn pictures of 3 to 10 objects (see `synthetic.open_synthetic`); `data.name`
+      says whether the labels are their "count" or the nearest one's "distance".
     * `mixture`: the sources of `data.mixture`, each a dict of what differs from `data` and its
       `weight`, 1 by default: its share of the images. An epoch lasts until all were seen, so
       that parts of much weight and few images repeat, evenly. A part that has other names for
@@ -66,6 +69,8 @@ def open_source(data: ConfigDict, split: str) -> Source:
             from jepa_jax.data.records import open_array_record
 
             return open_array_record(paths.find(data.path, split), data)
+        case "synthetic":
+            return open_synthetic(data, split)
         case "mixture":
             return _open_mixture(data, split)
         case other:
