@@ -117,9 +117,14 @@ def normalize(model: IJEPA, images: Array) -> Array:
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
-def encode(model: IJEPA, params: Any, images: Array, patches: Array | None = None) -> Array:
-    """Features (B, K, D) of the images' patches: all of them, or (B, K) chosen ones."""
-    return model.encoder.apply({"params": params}, normalize(model, images), patches)
+def encode(
+    model: IJEPA, params: Any, images: Array, patches: Array | None = None, layers: int = 1
+) -> Array:
+    """Features (B, K, D) of the images' patches: all of them, or (B, K) chosen ones.
+
+    With several layers (B, K, layers · D): the last ones, as `Encoder` gives them.
+    """
+    return model.encoder.apply({"params": params}, normalize(model, images), patches, layers)
 
 
 def target_features(model: IJEPA, target: Any, batch: Batch) -> Array:

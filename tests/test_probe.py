@@ -58,9 +58,8 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path):
         write(tmp_path, split, ["black", "grey", "white"])
         (tmp_path / split / "black" / "7.png").write_bytes(b"damaged")
     probed = probe(config(tmp_path))
-    source, index, labels = probed._splits[0]
     features, labels = probed._look(
-        lambda batches: pixel_features(batches, probed._mesh), source, index, labels
+        lambda batches: pixel_features(batches, probed._mesh), probed._splits[0]
     )
     assert len(features) == len(labels) == 23
     assert labels.tolist() == 7 * [0] + 8 * [1] + 8 * [2]

@@ -1,17 +1,58 @@
-"""Weighted k-nearest-neighbour classification: a probe without training."""
+"""k-nearest-neighbour classification: a probe without training."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_input
+from jepa_jax.evaluation.task import Protocol, Result, Task
 
 CHUNK = 256  # test images compared at a time: bounds memory at CHUNK × n similarities
+
+
+class Neighbours(NamedTuple):
+    """Of each of m images the k most similar ones of training, the most similar first."""
+
+    similarity: Float32[np.ndarray, "m k"]  # cosine
+    labels: Int[np.ndarray, "m k"]
+
+    def vote(self, count: int, temperature: float | None = None) -> Int[np.ndarray, " m"]:
+        """The label that most of the first `count` have; of equal votes the lower one.
+
+        Args:
+          temperature: a vote's weight is exp(similarity / temperature); None: all weigh the same.
+        """
+        classes, labels = np.unique(self.labels, return_inverse=True)
+        similarity = self.similarity
+        # Relative to the nearest, no temperature overflows, and the votes' order is the same.
+        relative = (similarity - similarity[:, :1]) / np.float32(temperature or np.inf)
+        weight = np.where(np.arange(similarity.shape[1])[None] < count, np.exp(relative), 0)
+        arrays = labels.reshape(self.labels.shape).astype(np.int32), weight.astype(np.float32)
+        # Explicit transfers: the training loop, which may call this, forbids the implicit ones.
+        return classes[jax.device_get(_vote(*jax.device_put(arrays), classes=len(classes)))]
+
+
+def nearest(
+    train_features: Float[np.ndarray, "n D"],
+    train_labels: Int[np.ndarray, " n"],
+    test_features: Float[np.ndarray, "m D"],
+    count: int,
+) -> Neighbours:
+    """The `count` training images most similar by cosine (all of them, if there are fewer).
+
+    Of equally similar images the earlier is taken.
+    """
+    features = (np.asarray(part, np.float32) for part in (train_features, test_features))
+    found = _nearest(*jax.device_put(tuple(features)), count=min(count, len(train_features)))
+    similarity, index = jax.device_get(found)
+    return Neighbours(similarity, np.asarray(train_labels)[index])
 
 
 def knn_accuracy(
@@ -44,48 +85,67 @@ def knn_accuracy(
         raise UserError(
             f"neighbours={neighbours}, temperature={temperature}: give values above zero"
         )
-    classes, train_labels = np.unique(train_labels, return_inverse=True)
-    # Explicit transfers: the training loop, which may call this, forbids the implicit ones.
-    predicted = _predict(
-        *jax.device_put(
-            (
-                np.asarray(train_features, np.float32),
-                train_labels.astype(np.int32),
-                np.asarray(test_features, np.float32),
-                np.float32(temperature),
-            )
-        ),
-        neighbours=min(neighbours, len(train_features)),
-        classes=len(classes),
-    )
-    return float(np.mean(classes[jax.device_get(predicted)] == test_labels))
+    found = nearest(train_features, train_labels, test_features, neighbours)
+    return float(np.mean(found.vote(neighbours, temperature) == test_labels))
 
 
-@partial(jax.jit, static_argnames=("neighbours", "classes"))
-def _predict(
-    train: Float[Array, "n D"],
-    labels: Int[Array, "n"],
-    test: Float[Array, "m D"],
-    temperature: Float[Array, ""],
-    *,
-    neighbours: int,
-    classes: int,
-) -> Int[Array, "m"]:
+@partial(jax.jit, static_argnames="count")
+def _nearest(
+    train: Float[Array, "n D"], test: Float[Array, "m D"], *, count: int
+) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
     train = _unit(train)
 
-    def classify(feature: Float[Array, "D"]) -> Int[Array, ""]:
+    def compare(feature: Float[Array, "D"]):
         # Full precision: a TPU's default rounds to bfloat16, which swaps close neighbours.
-        similarity = jnp.matmul(train, feature, precision="highest")
-        nearest, index = jax.lax.top_k(similarity, neighbours)
-        # Relative to the nearest, no temperature overflows, and the votes' order is the same.
-        weight = jnp.exp((nearest - nearest[0]) / temperature)
-        ballots = jax.nn.one_hot(labels[index], classes, dtype=weight.dtype)
+        return tuple(jax.lax.top_k(jnp.matmul(train, feature, precision="highest"), count))
+
+    return jax.lax.map(compare, _unit(test), batch_size=CHUNK)
+
+
+@partial(jax.jit, static_argnames="classes")
+def _vote(
+    labels: Int[Array, "m k"], weight: Float[Array, "m k"], *, classes: int
+) -> Int[Array, "m"]:
+    def count(row):
+        labels, weight = row
+        ballots = jax.nn.one_hot(labels, classes, dtype=weight.dtype)
         return jnp.argmax(jnp.matmul(weight, ballots, precision="highest"))
 
-    return jax.lax.map(classify, _unit(test), batch_size=CHUNK)
+    return jax.lax.map(count, (labels, weight), batch_size=CHUNK)
 
 
 def _unit(x: Float[Array, "n D"]) -> Float[Array, "n D"]:
     """Rows of length 1; a zero row stays zero, and so is similar to nothing."""
     length = jnp.linalg.norm(x, axis=-1, keepdims=True)
     return x / jnp.where(length > 0, length, 1)
+
+
+@dataclass(frozen=True)
+class Options:
+    neighbours: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200)
+    temperature: float = 0.07
+    layers: int = 1
+
+
+def run(task: Task, options: Options) -> Result:
+    """Accuracies by k, with votes weighted as `knn_accuracy` does, and plain; the best counts."""
+    if min(options.neighbours, default=0) < 1 or options.temperature <= 0:
+        raise UserError("knn.neighbours and knn.temperature must be above zero")
+    (train, train_labels), (test, test_labels) = (
+        task.features(split, options.layers) for split in (task.train, task.test)
+    )
+    check_probe_input(train, train_labels, test, test_labels)
+    found = nearest(train, train_labels, test, max(options.neighbours))
+    rows = {
+        f"k={count}": {
+            name: float(np.mean(found.vote(count, temperature) == test_labels))
+            for name, temperature in (("weighted", options.temperature), ("plain", None))
+        }
+        for count in options.neighbours
+        if count <= len(train)
+    }
+    best = max(max(row.values()) for row in rows.values())
+    return Result(best, rows)
+
+
+KNN = Protocol("knn", Options, run)

@@ -1,5 +1,7 @@
 """The linear probe: how much of the labels a linear classifier reads from frozen features."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from scipy.optimize import minimize
 
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_input
+from jepa_jax.evaluation.task import Protocol, Result, Task
 
 
 def linear_probe_accuracy(
@@ -36,14 +39,25 @@ def linear_probe_accuracy(
     check_probe_input(train_features, train_labels, test_features, test_labels)
     if l2 <= 0:
         raise UserError(f"l2={l2}: give a value above zero, or separable classes have no answer")
+    predicted = linear_predictions(train_features, train_labels, test_features, l2=l2)
+    return float(np.mean(predicted == test_labels))
+
+
+def linear_predictions(
+    train_features: Float[np.ndarray, "n D"],
+    train_labels: Int[np.ndarray, "n"],
+    test_features: Float[np.ndarray, "m D"],
+    *,
+    l2: float = 1e-3,
+) -> Int[np.ndarray, "m"]:
+    """What the classifier of `linear_probe_accuracy` says the labels are."""
     classes, train_labels = np.unique(train_labels, return_inverse=True)
     mean = np.mean(train_features, 0, dtype=np.float64)
     # Infinity takes constant features to 0. Found by range, as rounding may give them a std.
     varies = np.ptp(train_features, 0) > 0
     std = np.where(varies, np.std(train_features, 0, dtype=np.float64), np.inf)
     weights, bias = _fit((train_features - mean) / std, train_labels, l2)
-    predicted = np.argmax((test_features - mean) / std @ weights + bias, -1)
-    return float(np.mean(classes[predicted] == test_labels))
+    return classes[np.argmax((test_features - mean) / std @ weights + bias, -1)]
 
 
 def _fit(
@@ -85,3 +99,30 @@ def _objective(
     logits = jnp.matmul(x, weights, precision="highest") + bias[None]
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
     return entropy + l2 / 2 * jnp.square(weights).sum()
+
+
+@dataclass(frozen=True)
+class Options:
+    l2: tuple[float, ...] = (1e-3,)
+    layers: tuple[int, ...] = (1,)
+
+
+def run(task: Task, options: Options) -> Result:
+    """Accuracies by penalty and number of layers; the best counts."""
+    if min(options.l2, default=0) <= 0 or min(options.layers, default=0) < 1:
+        raise UserError("linear.l2 and linear.layers must be above zero")
+    rows = {}
+    for layers in options.layers:
+        train, test = (task.features(split, layers) for split in (task.train, task.test))
+        for l2 in options.l2:
+            name = f"l2={l2:g}, {layers_in_words(layers)}"
+            rows[name] = {"accuracy": linear_probe_accuracy(*train, *test, l2=l2)}
+    return Result(max(row["accuracy"] for row in rows.values()), rows)
+
+
+def layers_in_words(layers: int) -> str:
+    """What rows of tables call so many of the last layers."""
+    return "last layer" if layers == 1 else f"last {layers} layers"
+
+
+LINEAR = Protocol("linear", Options, run)

@@ -126,22 +126,47 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None = None
-    ) -> Float[Array, "B N D"]:
-        """Tokens to tokens, both float32; `length` says how many of the N are real (None: all)."""
+        self,
+        x: Float[Array, "B N D"],
+        length: Int[Array, " B"] | None = None,
+        layers: int = 1,
+    ) -> Float[Array, "B N layers*D"]:
+        """Tokens to tokens, both float32.
+
+        Args:
+          length: how many of the N are real; None for all.
+          layers: so many of the last blocks' tokens, each after the final norm, are given side by
+            side, the last block's at the end.
+        """
         block = Block
         if self.remat != "none":
             # Inside a scan the compiler cannot merge the recomputation with the forward pass.
             block = nn.remat(block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=min(self.unroll, self.depth),
-        )
-        x, _ = stack(self.heads, self.mlp_ratio, self.dtype, name="blocks")(
-            split_by_batch(x), length
-        )
-        return LayerNorm(jnp.float32, name="norm")(x)
+        scan = {
+            "variable_axes": {"params": 0},
+            "split_rngs": {"params": True},
+            "length": self.depth,
+            "unroll": min(self.unroll, self.depth),
+        }
+        sizes = self.heads, self.mlp_ratio, self.dtype
+        norm = LayerNorm(jnp.float32, name="norm")
+        x = split_by_batch(x)
+        if layers == 1:
+            x, _ = nn.scan(block, in_axes=nn.broadcast, **scan)(*sizes, name="blocks")(x, length)
+            return norm(x)
+        stack = nn.scan(_keeping(self.depth - layers, length), **scan)
+        kept = jnp.zeros((layers, *x.shape), x.dtype)
+        (_, kept), _ = stack(block(*sizes, name="blocks"), (x, kept), jnp.arange(self.depth))
+        return jnp.concatenate([norm(tokens) for tokens in kept], axis=-1)
+
+
+def _keeping(first: int, length: Int[Array, " B"] | None):
+    """The body of a scan over blocks that keeps the tokens from block `first` on."""
+
+    def body(block: nn.Module, carry: tuple[Array, Array], number: Array):
+        x, _ = block(carry[0], length)
+        # Earlier ones go to the first place too, until one that is kept comes over them.
+        place = jnp.maximum(number - first, 0)
+        return (x, jax.lax.dynamic_update_index_in_dim(carry[1], x, place, 0)), None
+
+    return body

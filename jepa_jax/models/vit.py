@@ -48,13 +48,17 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "B Y X C"], index: Int[Array, "B K"] | None = None
-    ) -> Float[Array, "B K D"]:
+        self,
+        images: Float[Array, "B Y X C"],
+        index: Int[Array, "B K"] | None = None,
+        layers: int = 1,
+    ) -> Float[Array, "B K layers*D"]:
         """Features of an image's patches.
 
         Args:
           images: normalised; height and width multiples of the patch size.
           index: raster indices of the patches that the encoder may see; None for all.
+          layers: how many of the last blocks' features to give side by side, the last at the end.
 
         Returns:
           Features after the final norm, in the order of `index`; float32.
@@ -80,4 +84,4 @@ class Encoder(nn.Module):
             self.remat,
             self.unroll,
             name="transformer",
-        )(x)
+        )(x, layers=layers)

@@ -1,0 +1,103 @@
+"""Labelled images of a training and a test split, with one numbering of their classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, Int32
+from ml_collections import ConfigDict
+
+from jepa_jax.data.sources import Source, no_labels, open_source
+from jepa_jax.data.splits import check_splits
+from jepa_jax.data.subset import subset
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.checks import check_probe_labels
+
+ALL = 2**62  # more images than any split has
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a source, in a fixed order.
+
+    Attributes:
+      name: as the config calls it.
+      index: which examples of the source they are.
+      labels: of each, as the training split numbers the classes; None if there are none.
+      classes: their names, where known; those of the training split.
+    """
+
+    name: str
+    source: Source
+    index: Int[np.ndarray, " n"]
+    labels: Int32[np.ndarray, " n"] | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: Int[np.ndarray, " m"]) -> "Split":
+        """Those of its images, by their place in it."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(self.name, self.source, self.index[rows], labels, self.classes)
+
+
+def open_splits(
+    data: ConfigDict,
+    *,
+    train: Source | None = None,
+    train_images: int = ALL,
+    test_images: int = ALL,
+    seed: int = 0,
+    remedy: str = "name images with labels in data.path or data.label_key",
+) -> tuple[Split, Split]:
+    """The training and the test split of the section `data` of a config.
+
+    Args:
+      train: the source of the training split, if it is open already.
+      train_images, test_images: at most so many are drawn at random; the same for the same seed.
+      remedy: what to do where there are no labels.
+
+    Raises:
+      UserError: if a split has no labels, the test split has a class that training lacks, or
+        training has one class only.
+    """
+    check_splits(data, (data.train_split, data.test_split), "name another data.test_split")
+    train = train or open_source(data, data.train_split)
+    test = open_source(data, data.test_split)
+    first = _split(data, data.train_split, train, train_images, seed, remedy)
+    second = _split(data, data.test_split, test, test_images, seed, remedy)
+    second = _renumbered(second, first)
+    check_probe_labels(first.labels)
+    whole = len(first) == len(train)
+    if whole and len(unknown := np.setdiff1d(second.labels, first.labels)):
+        names = [str(each if first.classes is None else first.classes[each]) for each in unknown]
+        raise UserError(_lacking(second.name, first.name, names))
+    return first, second
+
+
+def _split(
+    data: ConfigDict, name: str, source: Source, count: int, seed: int, remedy: str
+) -> Split:
+    if not source.labelled:
+        raise UserError(f"{no_labels(data, name)}; {remedy}")
+    index = subset(len(source), count, seed)
+    return Split(name, source, index, source.labels(index), source.classes)
+
+
+def _renumbered(split: Split, train: Split) -> Split:
+    """Each source numbers its own classes."""
+    if split.classes is None or split.classes == train.classes:
+        return split
+    if unknown := sorted(set(split.classes) - set(train.classes or ())):
+        raise UserError(_lacking(split.name, train.name, unknown))
+    number = {name: label for label, name in enumerate(train.classes)}
+    numbers = np.array([number[name] for name in split.classes], np.int32)
+    return Split(split.name, split.source, split.index, numbers[split.labels], train.classes)
+
+
+def _lacking(split: str, train: str, names: list[str]) -> str:
+    more = ", …" if len(names) > 5 else ""
+    return (
+        f"split {split!r} has classes that {train!r} lacks: {', '.join(names[:5])}{more};"
+        " give both the same class folders"
+    )

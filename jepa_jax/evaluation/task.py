@@ -1,0 +1,102 @@
+"""What a protocol of the evaluation gets, and what it gives back."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, Int32
+from ml_collections import ConfigDict
+
+from jepa_jax.evaluation.features import Features
+from jepa_jax.evaluation.splits import Split
+from jepa_jax.pretrained import Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A backbone, and labelled images that it is to be good for.
+
+    Attributes:
+      name: of the backbone, for tables.
+      extract: split, number of layers and whether of every patch -> features, from the cache where
+        they are there; see `features`.
+      folder: for what a protocol keeps to go on with after a stop; for this backbone, these
+        images and these options alone. It need not exist.
+      seed: of whatever the protocol draws at random.
+      model: the encoder itself, with `params` and the `view` of images; None where there are only
+        features, or it is one of another framework.
+      data: where the images come from; None where features were given.
+      mesh: whose devices share the work.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    extract: Callable[[Split, int, bool], Features]
+    folder: epath.Path
+    seed: int = 0
+    model: Pretrained | None = None
+    data: ConfigDict | None = None
+    mesh: jax.sharding.Mesh | None = None
+
+    def features(
+        self, split: Split, layers: int = 1, patches: bool = False
+    ) -> tuple[Float32[np.ndarray, "n ..."], Int32[np.ndarray, " n"]]:
+        """Features and labels of the images of a split that can be read.
+
+        Args:
+          layers: so many of the last ones side by side, the last one at the end.
+          patches: (n, N, layers · D), one vector a patch, instead of their average (n, layers · D).
+
+        Returns:
+          The features may lie on disk, memory-mapped: what needs only some of them at a time takes
+          them so.
+        """
+        found = self.extract(split, layers, patches)
+        sound = found.index == split.index  # the others are replaced by their neighbours
+        if sound.all():
+            return found.values, split.labels
+        return found.values[sound], split.labels[sound]
+
+    @property
+    def classes(self) -> int:
+        """How many there are: labels are below it."""
+        return len(self.train.classes or ()) or int(self.train.labels.max()) + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a protocol found.
+
+    Attributes:
+      best: the number that stands for it: a share in 0..1, shown as %.
+      rows: for the table: setting -> column -> share. The rows and columns may be any.
+      metric: what `best` is.
+      details: anything else that is worth keeping, as JSON.
+    """
+
+    best: float
+    rows: Mapping[str, Mapping[str, float]]
+    metric: str = "accuracy"
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A way to evaluate.
+
+    Attributes:
+      options: a dataclass of what can be set, all with defaults: numbers, texts, truth values or
+        tuples of one of them.
+      run: (Task, options) -> Result. With several processes all of them run it, and what the first
+        finds counts.
+      needs: "features", or "model" if `Task.model` must be there.
+    """
+
+    name: str
+    options: type
+    run: Callable[[Task, Any], Result]
+    needs: str = "features"
