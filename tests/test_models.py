@@ -121,6 +121,29 @@ def test_how_it_is_computed_changes_nothing(encoder, change: dict):
     )
 
 
+def test_drop_path_leaves_out_what_a_block_adds(encoder):
+    module, params = encoder
+
+    def features(keep):
+        collection = {"transformer": {"blocks": {"keep": jnp.asarray(keep, jnp.float32)}}}
+        return np.asarray(apply(module, params | {"drop_path": collection}, images()))
+
+    keep = np.ones((2, 2, 2))  # blocks, attention and MLP, images
+    whole = features(keep)
+    np.testing.assert_array_equal(whole, apply(module, params, images()))
+    keep[:, :, 1] = 0
+    dropped = features(keep)
+    np.testing.assert_array_equal(dropped[0], whole[0])
+    shallow = jax.tree.map(jnp.copy, params["params"])
+    shallow["transformer"]["blocks"] = jax.tree.map(
+        jnp.zeros_like, shallow["transformer"]["blocks"]
+    )
+    np.testing.assert_allclose(
+        dropped[1], apply(module, {"params": shallow}, images())[1], atol=1e-6
+    )
+    assert (dropped[1] != whole[1]).any()
+
+
 def test_bfloat16_is_near_and_parameters_stay_float32(encoder):
     module, params = encoder
     half = module.copy(dtype=jnp.bfloat16)

@@ -98,6 +98,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and an MLP, each added to what comes in.
+
+    For drop path, a collection "drop_path" may hold `keep`, (2, B): what the change of each image
+    by the attention and by the MLP is multiplied with.
+    """
+
     heads: int
     mlp_ratio: float
     dtype: jnp.dtype
@@ -108,10 +114,17 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B N D"], None]:
         attend = SelfAttention(self.heads, self.dtype, name="attention")
         # What the blocks add up stays in float32, as under PyTorch's autocast.
-        x = x + attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
+        change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
+        x = x + self._kept(change, 0)
         mlp = MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
-        x = x + mlp(LayerNorm(self.dtype, name="norm_mlp")(x)).astype(x.dtype)
+        change = mlp(LayerNorm(self.dtype, name="norm_mlp")(x)).astype(x.dtype)
+        x = x + self._kept(change, 1)
         return split_by_batch(x), None  # nn.scan wants a carry and a result
+
+    def _kept(self, change: Float[Array, "B N D"], which: int) -> Float[Array, "B N D"]:
+        if not self.has_variable("drop_path", "keep"):
+            return change
+        return self.get_variable("drop_path", "keep")[which][:, None, None] * change
 
 
 class Transformer(nn.Module):
@@ -143,7 +156,7 @@ class Transformer(nn.Module):
             # Inside a scan the compiler cannot merge the recomputation with the forward pass.
             block = nn.remat(block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         scan = {
-            "variable_axes": {"params": 0},
+            "variable_axes": {"params": 0, "drop_path": 0},
             "split_rngs": {"params": True},
             "length": self.depth,
             "unroll": min(self.unroll, self.depth),
