@@ -1,10 +1,13 @@
 """Shows what a recipe is about to do, or what became of a run.
 
     python launch/inspect.py data --config=configs/digits.py --out=runs/digits_data
+    python launch/inspect.py masks --config=configs/digits.py --out=runs/digits_masks
     python launch/inspect.py run runs/digits
 
 data: counts, sizes, colours, duplicates and unreadable files of the recipe's images, and
 `batch.png`: what the model would see of them, with its masks.
+masks: how often each patch is seen and predicted, how many patches are left for the context, and
+`masks.png`; with a warning for patches that are never reached and for poor settings.
 run: where the time went, over all starts of the run in that folder; also while it goes on.
 """
 
@@ -30,12 +33,16 @@ def main(what: str, *which: str) -> None:
         return inspect_run(*which)
 
     from jepa_jax.errors import UserError
+    from jepa_jax.visualize.audit import inspect_masks
     from jepa_jax.visualize.data import inspect_data
 
     if CONFIG.value is None:
         raise UserError("give a recipe: --config=configs/digits.py")
-    inspect_data(CONFIG.value, OUT.value, IMAGES.value)
+    if what == "masks":
+        inspect_masks(CONFIG.value, OUT.value)
+    else:
+        inspect_data(CONFIG.value, OUT.value, IMAGES.value)
 
 
 if __name__ == "__main__":
-    cli.run(main, words=("data", "run DIR"))
+    cli.run(main, words=("data", "masks", "run DIR"))

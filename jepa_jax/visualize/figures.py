@@ -5,14 +5,17 @@ import os
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from jepa_jax.errors import UserError
 
 PANEL = 1.4  # inches: the width of one image in a grid of panels
 INK = "#333333"  # of text and axes
+MARK = "#D55E00"  # of a patch that is meant
 
 
 def figure(width: float, height: float) -> Figure:
@@ -56,6 +59,29 @@ def show(axis: Axes, image: Float[np.ndarray, "H W 3"], size: tuple[int, int]) -
         extent=(0, width, height, 0),
         interpolation="nearest" if small else "antialiased",
     )
+
+
+def outline_patch(axis: Axes, patch: int, grid: tuple[int, int], size: tuple[int, int]) -> None:
+    """Frames a patch, in raster order, on a panel of `size` pixels."""
+    row, column = divmod(int(patch), grid[1])
+    height, width = size[0] / grid[0], size[1] / grid[1]
+    corner = (column * width, row * height)
+    for color, line in (("white", 2.4), (MARK, 1.2)):
+        axis.add_patch(Rectangle(corner, width, height, fill=False, color=color, linewidth=line))
+
+
+def note(axis: Axes, text: str) -> None:
+    """A few characters in the lower left corner of a panel."""
+    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+    axis.text(0.03, 0.04, text, transform=axis.transAxes, fontsize=6, color=INK, bbox=box)
+
+
+def colored(
+    values: Float[np.ndarray, "R S"], name: str, low: float, high: float
+) -> Float[np.ndarray, "R S 3"]:
+    """Numbers in the colours of a map of matplotlib's that goes from `low` to `high`."""
+    share = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+    return colormaps[name](np.nan_to_num(share))[..., :3]
 
 
 def as_rgb(images: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n H W 3"]:
