@@ -139,6 +139,7 @@ def evaluation_batches(
     batch_size: int,
     indices: Sequence[int] | None = None,
     shard: tuple[int, int] = (0, 1),
+    view: EvalView | None = None,
 ) -> Iterator[Batch]:
     """Yields the centre crops of the examples at `indices` (default: of all), in that order.
 
@@ -148,8 +149,9 @@ def evaluation_batches(
 
     Args:
       shard: (k, n) for the k-th of n equal parts of each batch; n divides `batch_size`.
+      view: what is seen of an image, if other than `data` says.
     """
-    view, share = EvalView.of(data), data.broken_share
+    view, share = view or EvalView.of(data), data.broken_share
     chosen = range(len(source)) if indices is None else np.asarray(indices, np.int64)
     nothing = np.zeros((*view.size, view.channels), np.uint8)
     filling = {"image": nothing, "index": -1, "broken": -1, "place": -1}

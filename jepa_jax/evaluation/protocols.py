@@ -1,7 +1,9 @@
 """The table of all protocols."""
 
+from jepa_jax.evaluation.finetune_run import FINETUNE, FINETUNE_FEW
 from jepa_jax.evaluation.knn import KNN
 from jepa_jax.evaluation.linear import LINEAR
 from jepa_jax.evaluation.linear_sweep import LINEAR_SWEEP
 
-PROTOCOLS = {protocol.name: protocol for protocol in (KNN, LINEAR, LINEAR_SWEEP)}
+ALL = KNN, LINEAR, LINEAR_SWEEP, FINETUNE, FINETUNE_FEW
+PROTOCOLS = {protocol.name: protocol for protocol in ALL}
