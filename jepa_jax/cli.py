@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jepa_jax.errors import UserError
 
@@ -18,24 +18,29 @@ def config_flag() -> flags.FlagHolder:
     )
 
 
-def run(main: Callable[..., int | None], words: Sequence[str] = ()) -> None:
+def run(
+    main: Callable[..., int | None],
+    words: Sequence[str] = (),
+    config: Callable[[str], ConfigDict | None] | None = None,
+) -> None:
     """Parses the flags, calls `main` and exits with what it returns.
 
     Args:
       words: one of them must follow the command's name, such as "data", or "run DIR" where
         something must follow it; `main` is called with the word and what follows.
+      config: where no --config is given, what takes its place, from the value of --checkpoint.
     """
     # File names and class names may hold what a terminal can't show; that ends no run.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = main(*_parse(words))
+        code = main(*_parse(words, config))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.code
     sys.exit(code)
 
 
-def _parse(words: Sequence[str]) -> list[str]:
+def _parse(words: Sequence[str], config: Callable[[str], ConfigDict | None] | None) -> list[str]:
     from jepa_jax.validation import unknown_key  # brings JAX, which worker processes do without
 
     app.define_help_flags()
@@ -44,7 +49,10 @@ def _parse(words: Sequence[str]) -> list[str]:
     recipes = [path for name, path in given if name == "config"]
     for problem in filter(None, map(unknown_key, overrides)):
         raise UserError(problem)
-    if overrides and not recipes:
+    if config and not recipes and (stored := config(dict(given).get("checkpoint", ""))):
+        del flags.FLAGS.config
+        config_flags.DEFINE_config_dict("config", stored, lock_config=True)
+    elif overrides and not recipes:
         raise UserError("give the recipe that is to be changed: --config=configs/digits.py")
     for path in recipes:  # config_flags tells of a file that is not there only when it is used
         if not os.path.isfile(path.split(":")[0]):

@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jepa_jax import ijepa
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.features import Encode
 from jepa_jax.interop.positions import interpolate
 from jepa_jax.models.vit import Encoder
 
@@ -45,43 +45,69 @@ class Pretrained:
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def features(
-        self, images: UInt8[np.ndarray, "B Y X C"] | Float[np.ndarray, "B Y X C"]
-    ) -> Float[np.ndarray, "B D"]:
+        self, images: UInt8[np.ndarray, "B Y X C"] | Float[np.ndarray, "B Y X C"], layers: int = 1
+    ) -> Float[np.ndarray, "B layers*D"]:
         """A vector for each image: the average over its patches.
 
         Args:
           images: uint8 pixels, or floats that are normalised with `backbone.mean` and `.std`.
             Height and width are multiples of the patch size, and need not be those of the
             training: positions are computed anew, or interpolated where they were learned.
+          layers: so many of the last ones side by side, the last one at the end, each after the
+            final norm.
 
         Raises:
           UserError: if the images do not fit.
         """
-        return self._encode(_pooled, images)
+        return self._encode(self.function(layers), images)
 
     def patch_features(
-        self, images: UInt8[np.ndarray, "B Y X C"] | Float[np.ndarray, "B Y X C"]
-    ) -> Float[np.ndarray, "B N D"]:
+        self, images: UInt8[np.ndarray, "B Y X C"] | Float[np.ndarray, "B Y X C"], layers: int = 1
+    ) -> Float[np.ndarray, "B N layers*D"]:
         """A vector for each patch, in raster order; as `features`."""
-        return self._encode(_patches, images)
+        return self._encode(self.function(layers, patches=True), images)
+
+    def function(self, layers: int = 1, patches: bool = False) -> Encode:
+        """What `features` or `patch_features` compute: (params, images) -> features, in JAX.
+
+        Raises:
+          UserError: if there are not so many layers.
+        """
+        depth = self.backbone.encoder.depth
+        if not 1 <= layers <= depth:
+            raise UserError(f"layers={layers}, but the encoder has {depth}: take 1 to {depth}")
+        return Encode(self.backbone, layers, patches)
+
+    def resized(self, size: tuple[int, int]) -> "Pretrained":
+        """The same encoder for images of another height and width, as `features` takes them.
+
+        Raises:
+          UserError: if they do not divide into patches.
+        """
+        self._check_size(size)
+        view = dataclasses.replace(self.view, size=size)
+        return dataclasses.replace(self, params=self._params(self.params, size), view=view)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches that were trained on."""
         return self._grid(self.view.size)
 
-    def _encode(self, function: Callable, images: np.ndarray) -> np.ndarray:
+    def _encode(self, function: Encode, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
         self._check(images)
-        params = self._on_device
-        if self.backbone.encoder.positions == "learned":
-            table = interpolate(self.params["positions"], self.grid, self._grid(images.shape[1:3]))
-            params = {**params, "positions": table}
+        params = self._params(self._on_device, images.shape[1:3])
         found = [
-            np.asarray(function(self.backbone, params, batch))[:count]
+            np.asarray(_jitted(function, params, batch))[:count]
             for batch, count in _batches(images)
         ]
         return np.concatenate(found)
+
+    def _params(self, params: Any, size: tuple[int, int]) -> Any:
+        if self.backbone.encoder.positions != "learned":
+            return params
+        table = interpolate(self.params["positions"], self.grid, self._grid(size))
+        return {**params, "positions": table}
 
     @functools.cached_property
     def _on_device(self) -> Any:
@@ -91,31 +117,30 @@ class Pretrained:
         return tuple(side // self.backbone.encoder.patch_size for side in size)
 
     def _check(self, images: np.ndarray):
-        patch, channels = self.backbone.encoder.patch_size, self.view.channels
+        channels = self.view.channels
         if images.ndim != 4 or images.shape[3] != channels or not len(images):
             raise UserError(
                 f"images have the shape {images.shape}: give (images, height, width, {channels})"
             )
         if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
             raise UserError(f"images are {images.dtype}: give uint8, or normalised floats")
-        for side in images.shape[1:3]:
+        self._check_size(images.shape[1:3])
+
+    def _check_size(self, size: tuple[int, int]):
+        patch = self.backbone.encoder.patch_size
+        for side in size:
             if side % patch or not side:
                 lower, upper = side // patch * patch, (side // patch + 1) * patch
                 nearest = f"{lower} or {upper}" if lower else f"{upper}"
                 raise UserError(
-                    f"images of {images.shape[1]}×{images.shape[2]} pixels do not divide into"
+                    f"images of {size[0]}×{size[1]} pixels do not divide into"
                     f" patches of {patch}: take {nearest} instead of {side}"
                 )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _patches(backbone, params, images):
-    return ijepa.encode(backbone, params, images)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _pooled(backbone, params, images):
-    return ijepa.encode(backbone, params, images).mean(axis=1)
+def _jitted(function, params, images):
+    return function(params, images)
 
 
 def _batches(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:

@@ -1,0 +1,163 @@
+"""The evaluation: of each backbone the features, each protocol on them, and what came out."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from jepa_jax.config import defaults
+from jepa_jax.console import clock, new_console, say
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.backbones import digest
+from jepa_jax.evaluation.extractor import Extractor, images_identity
+from jepa_jax.evaluation.opening import How, check_names, open_backbone
+from jepa_jax.evaluation.options import choose
+from jepa_jax.evaluation.paper import encoder_name, paper_numbers
+from jepa_jax.evaluation.protocols import PROTOCOLS
+from jepa_jax.evaluation.report import ResultsFile, result_table, summary_table
+from jepa_jax.evaluation.splits import ALL, open_splits
+from jepa_jax.evaluation.task import Protocol, Task
+from jepa_jax.interop.runs import find_checkpoint
+from jepa_jax.parallel.processes import from_first, is_first
+from jepa_jax.parallel.sharding import make_mesh
+from jepa_jax.training.storage import is_bucket
+from jepa_jax.validation import validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is asked for.
+
+    Attributes:
+      checkpoints: see `opening.open_backbone`.
+      protocols: names of PROTOCOLS.
+      config: whose section `data` tells of the images.
+      settings: of protocols, such as "knn.neighbours=10,20".
+      out: folder for results, features and what protocols go on from; "" for `evaluation` in the
+        folder of the first checkpoint, if that is a run.
+      train_images, test_images: at most so many, at random.
+    """
+
+    checkpoints: list[str]
+    protocols: list[str]
+    config: ConfigDict | None
+    settings: list[str] = dataclasses.field(default_factory=list)
+    out: str = ""
+    how: How = dataclasses.field(default_factory=How)
+    train_images: int = ALL
+    test_images: int = ALL
+    seed: int = 0
+
+
+def evaluate(asked: Asked) -> None:
+    """Evaluates, shows tables, and writes `results.json`. What is there already is not done again.
+
+    Raises:
+      UserError: for whatever is wrong with what is asked.
+    """
+    console = new_console(quiet=not is_first())
+    chosen = choose(asked.protocols, asked.settings, PROTOCOLS)
+    check_names(asked.checkpoints)
+    out = _out(asked)
+    results = ResultsFile(epath.Path(out / "results.json"))
+    found = []
+    for task, identity in _tasks(asked, out, console):
+        for protocol, options in chosen:
+            if protocol.needs == "model" and task.model is None:
+                raise UserError(f"{protocol.name} needs an encoder of jepa_jax, not {task.name}")
+            key = digest([identity, protocol.name, dataclasses.asdict(options), asked.seed])
+            result = results.get(key)
+            if result is None:
+                mine = dataclasses.replace(task, folder=epath.Path(out / "state" / key))
+                result = results.put(key, _run(protocol, options, mine), writes=is_first())
+            say(console, result_table(result))
+            say(console, f"{clock(result['seconds'])} for {protocol.name}\n")
+            found.append(result)
+    if len(found) > 1:
+        say(console, summary_table(found))
+    say(console, f"{out}/results.json has these results and their settings")
+
+
+def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[tuple[Task, Any]]:
+    """A task for each backbone, and what tells it from others; one is in memory at a time."""
+    if asked.config is None:
+        raise UserError("say which images: --config=configs/digits.py, or a run as --checkpoint")
+    data = asked.config.data
+    _check(asked.config)
+    train, test = open_splits(
+        data, train_images=asked.train_images, test_images=asked.test_images, seed=asked.seed
+    )
+    images = [(images_identity(each), each.labels.tolist()) for each in (train, test)]
+    mesh = make_mesh((jax.device_count(), 1, 1))
+    for name in asked.checkpoints:
+        backbone = open_backbone(name, asked.config, asked.how)
+        extractor = Extractor(backbone, data, mesh, out / "features", console)
+        task = Task(
+            backbone.name,
+            train,
+            test,
+            extractor,
+            folder=epath.Path(out / "state"),
+            seed=asked.seed,
+            model=backbone.model,
+            data=data,
+            mesh=mesh,
+        )
+        yield task, [backbone.identity, dataclasses.asdict(backbone.view), digest(images)]
+
+
+def _check(config: ConfigDict) -> None:
+    """Whether the recipe is possible; the mesh is that of the machine, whatever it says."""
+    config = config.copy_and_resolve_references()
+    config.mesh = defaults().mesh
+    validate(config)
+
+
+def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
+    start = time.monotonic()
+    result = protocol.run(task, options)
+    return from_first(
+        {
+            "checkpoint": task.name,
+            "encoder": encoder_name(task.model),
+            "protocol": protocol.name,
+            "options": dataclasses.asdict(options),
+            "data": data_name(task.data),
+            "images": {"train": len(task.train), "test": len(task.test)},
+            "seed": task.seed,
+            "seconds": round(time.monotonic() - start, 1),
+            **dataclasses.asdict(result),
+            "paper": paper_numbers(protocol.name, task.data),
+        }
+    )
+
+
+def data_name(data: ConfigDict | None) -> str:
+    """What tables call the images, such as "imagenet/val"."""
+    if data is None:
+        return "given features"
+    if data.name or data.source not in ("npz", "folder", "array_record"):
+        return data.name or data.source
+    path = pathlib.PurePath(data.path.replace("{split}", data.test_split))
+    return path.name if path.suffix else "/".join(path.parts[-2:])
+
+
+def _out(asked: Asked) -> pathlib.Path:
+    out = asked.out
+    if not out:
+        try:
+            found = find_checkpoint(epath.Path(asked.checkpoints[0]).expanduser())
+        except UserError:
+            raise UserError("say where results go: --out=evaluation") from None
+        out = found.folder.parent.parent / "evaluation"
+    if is_bucket(epath.Path(out)):
+        raise UserError(
+            f"{out} is no local folder, which features are read from: name one in --out"
+        )
+    return pathlib.Path(out).expanduser()

@@ -1,0 +1,70 @@
+"""Evaluates frozen features, and encoders, on labelled images.
+
+    python launch/evaluate.py --checkpoint=runs/digits
+    python launch/evaluate.py --checkpoint=pixels,untrained,runs/digits --protocol=knn,linear
+    python launch/evaluate.py --checkpoint=IN1K-vit.h.14-300e.pth.tar --config=configs/vith14.py \\
+        --protocol=linear --set=linear.l2=1e-4,1e-3 --out=evaluation
+
+A checkpoint is whatever `jepa_jax.load` reads, "pixels" or "untrained"; of several, divided by
+commas, comes one table. The images are those that the run was trained on, or what --config (and
+--config.data.KEY=VALUE) says. Options of protocols: --set=PROTOCOL.OPTION=VALUE. The same command
+goes on where it was stopped, and shows what is finished. Exit codes: 0 finished, 2 wrong input, 74
+a folder can't be read or written.
+"""
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
+
+from absl import flags
+
+from jepa_jax import cli
+
+CONFIG = cli.config_flag()
+CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Runs, .pth.tar files, folders; or see above.")
+PROTOCOL = flags.DEFINE_list("protocol", ["knn", "linear"], "What to evaluate by.")
+SET = flags.DEFINE_multi_string("set", [], "An option: knn.neighbours=10,20. May be repeated.")
+OUT = flags.DEFINE_string(
+    "out", "", "Folder for results and features; RUN/evaluation if not given."
+)
+ENCODER = flags.DEFINE_enum("encoder", "target", ["target", "context", "both"], "Which to take.")
+IMAGE_SIZE = flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH, if not that of the training.")
+TRAIN_IMAGES = flags.DEFINE_integer("train_images", None, "At most so many, at random.", 2)
+TEST_IMAGES = flags.DEFINE_integer("test_images", None, "At most so many, at random.", 1)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of matrix products.")
+SEED = flags.DEFINE_integer("seed", 0, "Of what is random.", 0)
+
+
+def main() -> None:
+    from jepa_jax.errors import UserError
+    from jepa_jax.evaluation.opening import How, image_size
+    from jepa_jax.evaluation.run import Asked, evaluate
+    from jepa_jax.evaluation.splits import ALL
+
+    if not CHECKPOINT.value:
+        raise UserError("say what to evaluate: --checkpoint=runs/digits")
+    evaluate(
+        Asked(
+            checkpoints=CHECKPOINT.value,
+            protocols=PROTOCOL.value,
+            config=CONFIG.value,
+            settings=SET.value,
+            out=OUT.value,
+            how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value),
+            train_images=TRAIN_IMAGES.value or ALL,
+            test_images=TEST_IMAGES.value or ALL,
+            seed=SEED.value,
+        )
+    )
+
+
+def stored(checkpoint: str):
+    from jepa_jax.evaluation.opening import stored_recipe
+
+    return stored_recipe(checkpoint.split(","))
+
+
+if __name__ == "__main__":
+    cli.run(main, config=stored)
