@@ -115,6 +115,10 @@ def defaults() -> ConfigDict:
     c.guard.hang_minutes = 15.0  # without a step, after which the run ends itself (0: never);
     # compilation, saves and probes may each take six times as long
 
+    c.doctor = ConfigDict()  # looks for collapse: see training/doctor.py
+    c.doctor.every = 100  # steps; 0: never
+    c.doctor.action = "warn"  # warn | stop | roll_back: when the run is ill
+
     c.probe = ConfigDict()
     c.probe.every_epochs = 0.0  # 0: only at the end
     c.probe.train_images = 10_000  # at most; drawn at random

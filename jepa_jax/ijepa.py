@@ -79,6 +79,10 @@ class Metrics(NamedTuple):
     weight_decay: Array
     momentum: Array
     gradient_norm: Array
+    encoder_gradient: Array  # norm of its part of the gradient
+    predictor_gradient: Array
+    encoder_update: Array  # norm of what the step adds to its parameters, if it is sound
+    predictor_update: Array
     skipped: Array  # updates left out since the run began
     skipped_in_a_row: Array  # up to this step; 0 if its update was made
 
@@ -185,14 +189,22 @@ def train_step(model: IJEPA, state: State, batch: Batch) -> tuple[State, Metrics
     params, opt_state = model.optimizer.update(gradient, state.opt_state, state.params, schedule)
     target = moving_average(state.target, params["encoder"], schedule.momentum)
 
-    norm = optax.tree.norm(gradient)
+    gradients = norm_by_part(gradient)
+    updates = norm_by_part(jax.tree.map(jnp.subtract, params, state.params))
+    norm = jnp.hypot(*gradients)
     sound = is_sound(model, state, value, norm)
     new = State(state.step, params, target, opt_state, _remember(state, norm))
     old = state.replace(guard=state.guard._replace(in_a_row=state.guard.in_a_row + 1))
     state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), new, old)
     state = state.replace(step=state.step + 1)
     skipped = state.step - state.opt_state.count  # Adam counts the updates that were made
-    return state, Metrics(value, *schedule, norm, skipped, state.guard.in_a_row)
+    in_a_row = state.guard.in_a_row
+    return state, Metrics(value, *schedule, norm, *gradients, *updates, skipped, in_a_row)
+
+
+def norm_by_part(networks: dict[str, Any]) -> tuple[Array, Array]:
+    """Of a tree like the parameters: of the encoder's leaves, and of the predictor's."""
+    return optax.tree.norm(networks["encoder"]), optax.tree.norm(networks["predictor"])
 
 
 def is_sound(model: IJEPA, state: State, value: Array, norm: Array) -> Array:

@@ -31,6 +31,7 @@ CHOICES = {
     "masks.style": tuple(STYLES),
     "loss": tuple(LOSSES),
     "optim.first_moment_dtype": ("float32", "bfloat16"),
+    "doctor.action": ("warn", "stop", "roll_back"),
     "train.checkpoint_best": ("", "knn", "linear", "loss"),
 }
 
@@ -84,6 +85,7 @@ RANGES = {
     "guard.in_a_row": (None, 1, INFINITY),
     "guard.roll_backs": (None, 0, INFINITY),
     "guard.hang_minutes": (None, 0, INFINITY),
+    "doctor.every": (None, 0, INFINITY),
     "probe.every_epochs": (None, 0, INFINITY),
     "probe.train_images": (None, 1, INFINITY),
     "probe.test_images": (None, 1, INFINITY),

@@ -269,3 +269,15 @@ def test_state_is_placed_by_its_sharding(finished):
     assert start.step == STEPS
     placed = jax.tree.map(lambda leaf, place: leaf.sharding == place, state, run.sharding)
     assert all(jax.tree.leaves(placed))
+
+
+def test_the_doctor_looks_and_stops_a_run_whose_target_follows_at_once(tmp_path):
+    c = tiny()
+    c.doctor.every, c.doctor.action = 3, "stop"
+    c.optim.ema = (0.0, 0.0)
+    with pytest.raises(UserError, match="stopped at step 3, as the doctor was told"):
+        train(c, str(tmp_path))
+    (row,) = (row for row in rows(tmp_path) if "rank" in row)
+    assert (row["step"], row["target_gap"]) == (3, 0)
+    (event,) = (row for row in events(tmp_path) if row["event"] == "verdict")
+    assert (event["step"], event["name"], event["severity"]) == (3, "same_encoder", "ill")

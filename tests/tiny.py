@@ -19,6 +19,7 @@ def tiny() -> ConfigDict:
     c.model.width, c.model.depth, c.model.heads = 16, 1, 2
     c.model.dtype = "float32"
     c.predictor.width, c.predictor.depth = 8, 1
+    c.doctor.every = 0  # it would cost every test that trains a compilation
     c.train.batch_size = 64
     c.train.warmup_epochs = 0.1
     return c

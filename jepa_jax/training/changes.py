@@ -21,6 +21,7 @@ FREE = (
     "guard.in_a_row",
     "guard.roll_backs",
     "guard.hang_minutes",
+    "doctor.",
     "probe.",
     "model.unroll",
     "model.remat",

@@ -19,6 +19,7 @@ LINES = {
     "data_wait": "waiting for images",
     "checkpoint": "saving, as far as training waited for it",
     "evaluation": "evaluation and pictures",
+    "diagnosis": "the doctor's numbers",
     "start": "first start: imports, data, parameters",
     "compile": "compilation, with the first step",
     "down": "between a process and the next",

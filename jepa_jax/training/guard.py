@@ -11,19 +11,17 @@ from jepa_jax.ijepa import Metrics
 
 
 class Diverged(Exception):
-    """Too many updates in a row were left out.
+    """The run goes nowhere from here: too many updates in a row were left out, or it is ill.
 
     Attributes:
-      step: the last of them.
-      before: the step after which they began.
+      step: the last one done.
+      before: the last step that is worth going back to.
       batch: of the last step, by its place in the run's row of batches.
-      reason: in words.
     """
 
-    def __init__(self, step: int, in_a_row: int, batch: int, reason: str):
-        super().__init__(f"steps {step - in_a_row + 1} to {step} were left out: {reason}")
-        self.step, self.before = step, step - in_a_row
-        self.batch, self.reason = batch, reason
+    def __init__(self, step: int, before: int, batch: int, reason: str):
+        super().__init__(reason)
+        self.step, self.before, self.batch = step, before, batch
 
 
 class Watch:
@@ -69,4 +67,6 @@ class Watch:
         self._record("skipped", step=step, reason=reason, images=images)
         self._say(f"warning: step {step} changed nothing ({reason}); events.jsonl has its images")
         if in_a_row >= self._limit:
-            raise Diverged(step, in_a_row, batch, reason)
+            before = step - in_a_row
+            left_out = f"steps {before + 1} to {step} were left out: {reason}"
+            raise Diverged(step, before, batch, left_out)

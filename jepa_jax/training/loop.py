@@ -19,8 +19,10 @@ from jepa_jax.parallel.placement import placement_table
 from jepa_jax.parallel.sharding import batch_sharding
 from jepa_jax.training.batches import train_batches
 from jepa_jax.training.checkpoints import with_sharding
+from jepa_jax.training.doctor import Doctor
 from jepa_jax.training.goodput import account_table, goodput
 from jepa_jax.training.guard import Diverged, Watch
+from jepa_jax.training.metrics import measure, numbers
 from jepa_jax.training.progress import Display, introduction, result_table
 from jepa_jax.training.rate import IN_FLIGHT, Rate
 from jepa_jax.training.run import Run, claim, prepare
@@ -167,6 +169,7 @@ def steps(
     )
     rate = Rate(every.batch_size, ledger)
     watch = Watch(config.guard, run.loader, display.say, ledger.record, IN_FLIGHT)
+    doctor = Doctor(config.doctor, run.workdir.rows(), display.say, ledger.record)
     course = {"skipped_batches": start.skipped_batches, "roll_backs": start.roll_backs}
     about = run.about | {"course": course}
     batches = train_batches(
@@ -197,20 +200,25 @@ def steps(
 
             last = step == run.total  # it is saved below and probed in `finish`
             probing = probe_every and not last and step % probe_every == 0
-            logging = last or probing or step % every.log_every == 0
+            diagnosing = config.doctor.every and step % config.doctor.every == 0
+            logging = last or probing or diagnosing or step % every.log_every == 0
             saving = run.checkpoints.due(step, wanted=probing)
             saving = saving or (overdue and step > saved + IN_FLIGHT)  # may be an old wish
             if logging or saving:
                 watch.settle()
-                numbers = _numbers(metrics)
+                found = _numbers(metrics)
             if logging:
                 broken.settle()
-                row = {"step": step, **numbers, **rate.measure(), "broken_images": len(broken)}
+                row = {"step": step, **found, **rate.measure(), "broken_images": len(broken)}
+                if diagnosing:
+                    row |= diagnosis(run, state, batch)
                 run.workdir.append(row)
                 ledger.record("step", step=step)
                 display.update(row)
+                if diagnosing:
+                    doctor.look(row, step - 1 + start.skipped_batches)
                 run.checkpoints.score(step, row)
-            if saving and not numbers["skipped_in_a_row"]:  # a roll-back wants one before them
+            if saving and not found["skipped_in_a_row"]:  # a roll-back wants one before them
                 with ledger("checkpoint", step=step):
                     run.checkpoints.save(step, state, about)
                 saved = step
@@ -225,6 +233,16 @@ def steps(
         with ledger("checkpoint", step=step):
             run.checkpoints.save_last(step, state, about, hurry=lambda: stopping or bool(stop))
     return state, step
+
+
+def diagnosis(run: Run, state: ijepa.State, batch: ijepa.Batch) -> dict[str, float | None]:
+    """What the features and predictions look like."""
+    before = run.ledger.enter("diagnosis")
+    with jax.set_mesh(run.mesh):
+        found = measure(run.model, state, batch)
+    found = numbers(jax.device_get(found))
+    run.ledger.enter(before)
+    return found
 
 
 def probe(run: Run, state: ijepa.State, step: int, display: Display) -> None:

@@ -1,0 +1,230 @@
+"""Says in plain words whether a run learns or collapses, from the numbers of `metrics.py`.
+
+Each rule is a pure function of the rows so far, so that a run that goes on, and whoever reads
+metrics.jsonl later, comes to the same verdicts. Where the thresholds come from is told with them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jepa_jax.errors import UserError
+from jepa_jax.training.guard import Diverged
+
+Row = Mapping[str, Any]  # of metrics.jsonl, with a diagnosis
+
+# Measured on three healthy and four spoilt runs, see docs/doctor.md; each lies well between them.
+SEEN = 0.01  # overlap
+SCALE = 0.1  # of target_scale from 1, that is, of a layer norm
+DRIFT = 0.35  # of the target encoder in a half-life of its average
+FALLEN = 0.5  # what is left of the largest image_std or rank of the run, when features collapse
+LEARNED = 0.98  # over_mean, below which a predictor tells images apart
+PATIENCE = 10  # looks after which it should
+ALIKE = 0.995  # patch_cosine
+RISEN = 1.05  # the loss, over its least
+
+NORMAL, WARNING, ILL = "normal", "warning", "ill"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a rule has to say at a step."""
+
+    name: str
+    severity: str  # NORMAL: explains, WARNING: may be wrong, ILL: the run learns nothing like this
+    text: str
+
+    def __str__(self):
+        return f"{self.severity}: {self.text}" if self.severity != NORMAL else self.text
+
+
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    """On the last of the rows, in the light of those before it.
+
+    Args:
+      rows: with a diagnosis, by step; see `diagnosed`.
+    """
+    return [verdict for rule in RULES if (verdict := rule(rows))] if rows else []
+
+
+def diagnosed(rows: Iterable[Row]) -> list[Row]:
+    """Those of metrics.jsonl that hold a diagnosis."""
+    return [row for row in rows if "over_mean" in row]
+
+
+def _same_encoder(rows: Sequence[Row]) -> Verdict | None:
+    if rows[-1]["target_gap"] == 0:
+        return Verdict(
+            "same_encoder",
+            ILL,
+            "the target encoder is the context encoder itself: it must follow slowly, or all"
+            " features may become the same; set optim.ema, such as (0.996, 1.0)",
+        )
+
+
+def _overlap(rows: Sequence[Row]) -> Verdict | None:
+    if (share := _last(rows, "overlap")) > SEEN:
+        return Verdict(
+            "overlap",
+            ILL,
+            f"{share:.0%} of the target patches are in the context: the predictor may copy them"
+            " instead of understanding the image; take targets out of the context",
+        )
+
+
+def _scale(rows: Sequence[Row]) -> Verdict | None:
+    if abs((scale := _last(rows, "target_scale")) - 1) > SCALE:
+        return Verdict(
+            "scale",
+            ILL,
+            f"targets have a root mean square of {scale:.2g} instead of 1: the loss follows their"
+            " scale; pass them through losses.normalize_targets",
+        )
+
+
+def _drift(rows: Sequence[Row]) -> Verdict | None:
+    if (drift := drift_per_half_life(rows[-1])) > DRIFT:
+        return Verdict(
+            "drift",
+            ILL,
+            f"the target encoder changes by {drift:.0%} in a half-life of its average: it runs"
+            " away from what the predictor learns; lower optim.learning_rate",
+        )
+
+
+def _collapse(rows: Sequence[Row]) -> Verdict | None:
+    """Two looks in a row, as one batch says little."""
+    for name, words in (("image_std", "spread over images"), ("rank", "effective rank")):
+        best = max(_value(row, name) for row in rows)
+        if len(rows) > 2 and all(_value(row, name) < FALLEN * best for row in rows[-2:]):
+            return Verdict(
+                "collapse",
+                ILL,
+                f"features collapse: their {words} fell from {best:.3g} to"
+                f" {_last(rows, name):.3g}; lower optim.learning_rate, or a slower target encoder"
+                " (optim.ema)",
+            )
+    if _last(rows, "patch_cosine") > ALIKE and _last(rows, "image_cosine") > ALIKE:
+        return Verdict(
+            "collapse", ILL, "features collapse: all patches of all images have nearly the same"
+        )
+
+
+def _constant(rows: Sequence[Row]) -> Verdict | None:
+    if len(rows) >= PATIENCE and all(_value(row, "over_mean") > LEARNED for row in rows[-3:]):
+        return Verdict(
+            "constant",
+            WARNING,
+            f"the predictor is no better than the mean target (its loss is"
+            f" {_last(rows, 'over_mean'):.2f} of that): it does not tell one image from another",
+        )
+
+
+def _rising(rows: Sequence[Row]) -> Verdict | None:
+    least = min(rows, key=lambda row: _value(row, "loss", math.inf))
+    if _last(rows, "loss") > RISEN * _value(least, "loss", math.inf):
+        if _last(rows, "rank") > _value(least, "rank"):
+            return Verdict(
+                "rising",
+                NORMAL,
+                "the loss rises while the effective rank of the features rises: normal in this"
+                " phase, as richer targets are harder to predict",
+            )
+        return Verdict(
+            "rising",
+            WARNING,
+            "the loss rises and the effective rank of the features does not: look at the probes"
+            " (probe.every_epochs), and lower optim.learning_rate if they fall",
+        )
+
+
+RULES: tuple[Callable[[Sequence[Row]], Verdict | None], ...] = (
+    _same_encoder,
+    _overlap,
+    _scale,
+    _drift,
+    _collapse,
+    _constant,
+    _rising,
+)
+
+
+def drift_per_half_life(row: Row) -> float:
+    """How far θ̄ moves, as a share of its norm, while half of it is replaced.
+
+    θ̄ follows θ as an average whose weights sum to 1 / (1 - m) steps, so where θ̄ moves by v a step,
+    θ is v / (1 - m) ahead of it; a half-life is ln 2 / (1 - m) steps.
+    """
+    return math.log(2) * _value(row, "target_gap")
+
+
+def _value(row: Row, name: str, missing: float = 0.0) -> float:
+    """A number that was not finite is missing."""
+    value = row.get(name)
+    return missing if value is None else value
+
+
+def _last(rows: Sequence[Row], name: str) -> float:
+    return _value(rows[-1], name)
+
+
+class Doctor:
+    """Tells each verdict when it first holds, and acts as the config says.
+
+    Args:
+      settings: `config.doctor`.
+      rows: of metrics.jsonl so far.
+      say, record: are called with what is new, and with the name of an event and its fields.
+    """
+
+    def __init__(
+        self,
+        settings: ConfigDict,
+        rows: Iterable[Row],
+        say: Callable[[str], None],
+        record: Callable[..., Any],
+    ):
+        self._action, self._say, self._record = settings.action, say, record
+        self._rows = diagnosed(rows)
+        self._known = {verdict.name for verdict in verdicts(self._rows)}
+        self._well = 0  # the last step that was looked at and not ill
+        for count, row in enumerate(self._rows, 1):
+            if not _ill(verdicts(self._rows[:count])):
+                self._well = row["step"]
+
+    def look(self, row: Row, batch: int) -> None:
+        """At one more row.
+
+        Args:
+          batch: of its step, by its place in the run's row of batches.
+
+        Raises:
+          UserError: if the run is ill and the config says to stop.
+          Diverged: if it is ill and the config says to roll back.
+        """
+        self._rows.append(row)
+        found = verdicts(self._rows)
+        for verdict in found:
+            if verdict.name not in self._known:
+                self._record("verdict", step=row["step"], **dataclasses.asdict(verdict))
+                self._say(f"step {row['step']}: {verdict}")
+        for name in self._known - {verdict.name for verdict in found}:
+            self._record("verdict", step=row["step"], name=name, severity="over", text="")
+            self._say(f"step {row['step']}: no longer so ({name})")
+        self._known = {verdict.name for verdict in found}
+        if not (ill := _ill(found)):
+            self._well = row["step"]
+        elif self._action == "stop":
+            raise UserError(
+                f"stopped at step {row['step']}, as the doctor was told to (doctor.action): {ill}"
+            )
+        elif self._action == "roll_back":
+            raise Diverged(row["step"], self._well, batch, ill)
+
+
+def _ill(found: Sequence[Verdict]) -> str:
+    """What makes a run ill; empty if nothing does."""
+    return "; ".join(verdict.text for verdict in found if verdict.severity == ILL)

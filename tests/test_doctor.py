@@ -1,0 +1,136 @@
+"""The doctor: what is said of which numbers, once, and what is done about it."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from jepa_jax.errors import UserError
+from jepa_jax.training.doctor import Doctor, diagnosed, drift_per_half_life, verdicts
+from jepa_jax.training.guard import Diverged
+
+WELL = {
+    "loss": 0.1,
+    "image_std": 0.2,
+    "image_cosine": 0.9,
+    "patch_cosine": 0.7,
+    "target_scale": 1.0,
+    "over_mean": 0.6,
+    "over_copy": 0.7,
+    "overlap": 0.0,
+    "target_gap": 0.05,
+    "rank": 20.0,
+}
+
+
+def rows(count: int = 12, **last) -> list[dict]:
+    """A healthy run whose last two looks differ so."""
+    found = [WELL | {"step": 100 * (look + 1)} for look in range(count)]
+    return [row | (last if row["step"] > 100 * (count - 2) else {}) for row in found]
+
+
+def names(found) -> list[tuple[str, str]]:
+    return [(verdict.name, verdict.severity) for verdict in verdicts(found)]
+
+
+def test_nothing_is_said_of_a_healthy_run():
+    for count in range(13):
+        assert names(rows(count)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "last"),
+    [
+        ("same_encoder", "ill", {"target_gap": 0.0}),
+        ("overlap", "ill", {"overlap": 0.3}),
+        ("scale", "ill", {"target_scale": 0.5}),
+        ("drift", "ill", {"target_gap": 0.9}),
+        ("collapse", "ill", {"rank": 5.0}),
+        ("collapse", "ill", {"image_std": 0.01}),
+        ("collapse", "ill", {"rank": None}),  # not finite
+        ("rising", "normal", {"loss": 0.15, "rank": 25.0}),
+        ("rising", "warning", {"loss": 0.15, "rank": 19.0}),
+    ],
+)
+def test_each_illness_by_its_sign(name: str, severity: str, last: dict):
+    assert names(rows(**last)) == [(name, severity)]
+
+
+def test_one_odd_look_is_no_collapse():
+    odd = rows(rank=5.0)
+    odd[-2] = odd[-2] | {"rank": 20.0}
+    assert names(odd) == []
+
+
+def test_a_predictor_that_predicts_the_mean_is_told_after_a_while():
+    constant = [row | {"over_mean": 1.01} for row in rows()]
+    assert names(constant[:5]) == []
+    assert names(constant) == [("constant", "warning")]
+
+
+def test_rows_without_a_diagnosis_are_left_out():
+    assert diagnosed([{"step": 1, "loss": 1.0}, *rows(2)]) == rows(2)
+
+
+def test_drift_of_a_steady_movement():
+    """θ moves by 1 % of ‖θ̄‖ a step: in a half-life, θ̄ has moved by as many per cent."""
+    momentum, target, online = 0.98, 1.0, 1.0
+    for _ in range(1000):
+        online += 0.01
+        before = target
+        target = momentum * target + (1 - momentum) * online
+    half_life = 34.3  # ln ½ / ln .98
+    moved = (target - before) * half_life / target
+    assert drift_per_half_life({"target_gap": (online - target) / target}) == pytest.approx(
+        moved, rel=0.02
+    )
+
+
+class Told:
+    """A doctor, and what it says."""
+
+    def __init__(self, action: str = "warn", before: list[dict] | None = None):
+        self.lines, self.events = [], []
+        settings = ConfigDict({"action": action})
+        self.doctor = Doctor(settings, before or [], self.lines.append, self._record)
+
+    def _record(self, event: str, **fields):
+        self.events.append((event, fields["step"], fields["name"], fields["severity"]))
+
+    def look(self, *rows):
+        for row in rows:
+            self.doctor.look(row, row["step"] - 1)
+
+
+def test_a_verdict_is_told_when_it_begins_and_when_it_ends():
+    told = Told()
+    told.look(*rows(12, overlap=0.3), WELL | {"step": 1300}, WELL | {"step": 1400})
+    assert told.events == [
+        ("verdict", 1100, "overlap", "ill"),
+        ("verdict", 1300, "overlap", "over"),
+    ]
+    assert len(told.lines) == 2
+    assert told.lines[0].startswith("step 1100: ill: 30% of the target patches are in the context")
+
+
+def test_a_run_that_goes_on_is_not_told_again():
+    told = Told(before=rows(12, overlap=0.3))
+    told.look(WELL | {"step": 1300, "overlap": 0.3})
+    assert told.lines == []
+
+
+def test_stop():
+    told = Told("stop")
+    with pytest.raises(UserError, match=r"stopped at step 1100.*doctor.action.*targets out of the"):
+        told.look(*rows(12, overlap=0.3))
+
+
+def test_roll_back_to_where_it_was_well():
+    told = Told("roll_back", before=rows(5, overlap=0.3)[:4])
+    with pytest.raises(Diverged) as caught:
+        told.doctor.look(rows(5, overlap=0.3)[4], batch=511)
+    assert (caught.value.before, caught.value.step, caught.value.batch) == (300, 500, 511)
+
+
+def test_warnings_stop_nothing():
+    told = Told("stop")
+    told.look(*rows(12, loss=0.15, rank=19.0))
+    assert [severity for *_, severity in told.events] == ["warning"]
