@@ -1,9 +1,10 @@
 """An I-JEPA step in PyTorch, of our own writing: to hold ours against, in tests and benchmarks.
 
 "plain" goes about it as the published code does: all patches are embedded and then chosen, logits
-and softmax are written out, the moving average goes through the parameters one by one. "best" is what
-PyTorch offers: patches chosen first, scaled_dot_product_attention, a fused AdamW, the moving average
-of all parameters in a call, and torch.compile where it is asked for. The numbers are the same.
+and softmax are written out, the moving average goes through the parameters one by one. "best" is
+what PyTorch offers: patches chosen first, scaled_dot_product_attention, a fused AdamW, the moving
+average of all parameters in a call, and torch.compile where it is asked for. The numbers are the
+same.
 
 Parameters have the names and layouts of the published checkpoints.
 """
