@@ -9,8 +9,7 @@ from jepa_jax.training.guard import Diverged
 
 WELL = {
     "loss": 0.1,
-    "image_std": 0.2,
-    "image_cosine": 0.9,
+    "feature_std": 0.4,
     "patch_cosine": 0.7,
     "target_scale": 1.0,
     "over_mean": 0.6,
@@ -43,11 +42,11 @@ def test_nothing_is_said_of_a_healthy_run():
         ("overlap", "ill", {"overlap": 0.3}),
         ("scale", "ill", {"target_scale": 0.5}),
         ("drift", "ill", {"target_gap": 0.9}),
-        ("collapse", "ill", {"rank": 5.0}),
-        ("collapse", "ill", {"image_std": 0.01}),
-        ("collapse", "ill", {"rank": None}),  # not finite
+        ("collapse", "ill", {"feature_std": 0.1}),
+        ("collapse", "ill", {"patch_cosine": 0.99}),
+        ("collapse", "ill", {"feature_std": None}),  # not finite
         ("rising", "normal", {"loss": 0.15, "rank": 25.0}),
-        ("rising", "warning", {"loss": 0.15, "rank": 19.0}),
+        ("rising", "normal", {"loss": 0.15, "feature_std": 0.5}),
     ],
 )
 def test_each_illness_by_its_sign(name: str, severity: str, last: dict):
@@ -55,9 +54,27 @@ def test_each_illness_by_its_sign(name: str, severity: str, last: dict):
 
 
 def test_one_odd_look_is_no_collapse():
-    odd = rows(rank=5.0)
-    odd[-2] = odd[-2] | {"rank": 20.0}
+    odd = rows(feature_std=0.1)
+    odd[-2] = odd[-2] | {"feature_std": 0.4}
     assert names(odd) == []
+
+
+def test_a_loss_that_rises_alone_is_told_when_it_has_risen_much():
+    assert names(rows(loss=0.14)) == []
+    risen = rows(loss=0.2)
+    risen[-3] = risen[-3] | {"loss": 0.2}
+    assert names(risen) == [("rising_alone", "warning")]
+
+
+def test_nothing_is_normal_in_an_ill_run():
+    assert names(rows(loss=0.15, rank=25.0, overlap=0.3)) == [("overlap", "ill")]
+
+
+def test_what_is_normal_is_told_once():
+    told = Told()
+    risen, back = rows(12, loss=0.15, rank=25.0), WELL | {"loss": 0.08}
+    told.look(*risen, *(back | {"step": 1300 + step} for step in range(3)), *risen)
+    assert [event[2:] for event in told.events] == [("rising", "normal")]
 
 
 def test_a_predictor_that_predicts_the_mean_is_told_after_a_while():
@@ -132,5 +149,5 @@ def test_roll_back_to_where_it_was_well():
 
 def test_warnings_stop_nothing():
     told = Told("stop")
-    told.look(*rows(12, loss=0.15, rank=19.0))
+    told.look(*rows(12), *(WELL | {"step": 1200 + step, "loss": 0.2} for step in range(3)))
     assert [severity for *_, severity in told.events] == ["warning"]

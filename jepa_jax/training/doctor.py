@@ -16,15 +16,15 @@ from jepa_jax.training.guard import Diverged
 
 Row = Mapping[str, Any]  # of metrics.jsonl, with a diagnosis
 
-# Measured on three healthy and four spoilt runs, see docs/doctor.md; each lies well between them.
+# Measured on healthy and spoilt runs of a small recipe, see docs/doctor.md.
 SEEN = 0.01  # overlap
-SCALE = 0.1  # of target_scale from 1, that is, of a layer norm
-DRIFT = 0.35  # of the target encoder in a half-life of its average
-FALLEN = 0.5  # what is left of the largest image_std or rank of the run, when features collapse
+SCALE = 0.003  # of target_scale from 1; a layer norm stays below a thousandth
+DRIFT = 0.3  # of the target encoder in a half-life of its average
+FALLEN = 1 / 3  # what is left of the largest feature_std of the run, when features collapse
+ALIKE = 0.98  # patch_cosine
 LEARNED = 0.98  # over_mean, below which a predictor tells images apart
 PATIENCE = 10  # looks after which it should
-ALIKE = 0.995  # patch_cosine
-RISEN = 1.05  # the loss, over its least
+RISEN, DOUBTFUL = 1.05, 1.5  # the loss, over its least
 
 NORMAL, WARNING, ILL = "normal", "warning", "ill"
 
@@ -47,7 +47,10 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     Args:
       rows: with a diagnosis, by step; see `diagnosed`.
     """
-    return [verdict for rule in RULES if (verdict := rule(rows))] if rows else []
+    found = [verdict for rule in RULES if (verdict := rule(rows))] if rows else []
+    if any(verdict.severity == ILL for verdict in found):  # which nothing is normal beside
+        return [verdict for verdict in found if verdict.severity != NORMAL]
+    return found
 
 
 def diagnosed(rows: Iterable[Row]) -> list[Row]:
@@ -80,7 +83,7 @@ def _scale(rows: Sequence[Row]) -> Verdict | None:
         return Verdict(
             "scale",
             ILL,
-            f"targets have a root mean square of {scale:.2g} instead of 1: the loss follows their"
+            f"targets have a root mean square of {scale:.4g} instead of 1: the loss follows their"
             " scale; pass them through losses.normalize_targets",
         )
 
@@ -97,19 +100,19 @@ def _drift(rows: Sequence[Row]) -> Verdict | None:
 
 def _collapse(rows: Sequence[Row]) -> Verdict | None:
     """Two looks in a row, as one batch says little."""
-    for name, words in (("image_std", "spread over images"), ("rank", "effective rank")):
-        best = max(_value(row, name) for row in rows)
-        if len(rows) > 2 and all(_value(row, name) < FALLEN * best for row in rows[-2:]):
-            return Verdict(
-                "collapse",
-                ILL,
-                f"features collapse: their {words} fell from {best:.3g} to"
-                f" {_last(rows, name):.3g}; lower optim.learning_rate, or a slower target encoder"
-                " (optim.ema)",
-            )
-    if _last(rows, "patch_cosine") > ALIKE and _last(rows, "image_cosine") > ALIKE:
+    if len(rows) < 2:
+        return None
+    best = max(_value(row, "feature_std") for row in rows)
+    fallen = all(_value(row, "feature_std") < FALLEN * best for row in rows[-2:])
+    alike = all(_value(row, "patch_cosine", 1.0) > ALIKE for row in rows[-2:])
+    if fallen or alike:
         return Verdict(
-            "collapse", ILL, "features collapse: all patches of all images have nearly the same"
+            "collapse",
+            ILL,
+            f"features collapse: their spread over patches and images is"
+            f" {_last(rows, 'feature_std'):.2g} and was {best:.2g}, the mean cosine between patches"
+            f" of an image is {_last(rows, 'patch_cosine'):.3f}; lower optim.learning_rate, or take"
+            " a slower target encoder (optim.ema)",
         )
 
 
@@ -124,20 +127,25 @@ def _constant(rows: Sequence[Row]) -> Verdict | None:
 
 
 def _rising(rows: Sequence[Row]) -> Verdict | None:
+    """The loss against its least, where features are now richer, or are not."""
     least = min(rows, key=lambda row: _value(row, "loss", math.inf))
-    if _last(rows, "loss") > RISEN * _value(least, "loss", math.inf):
-        if _last(rows, "rank") > _value(least, "rank"):
+    times = [_value(row, "loss", math.inf) / _value(least, "loss", math.inf) for row in rows[-3:]]
+    if min(times[-2:]) < RISEN:
+        return None
+    for name, words in (("rank", "effective rank"), ("feature_std", "spread")):
+        if _last(rows, name) > _value(least, name):
             return Verdict(
                 "rising",
                 NORMAL,
-                "the loss rises while the effective rank of the features rises: normal in this"
-                " phase, as richer targets are harder to predict",
+                f"the loss rises while the {words} of the features rises: normal in this phase, as"
+                " richer targets are harder to predict",
             )
+    if min(times) > DOUBTFUL:
         return Verdict(
-            "rising",
+            "rising_alone",
             WARNING,
-            "the loss rises and the effective rank of the features does not: look at the probes"
-            " (probe.every_epochs), and lower optim.learning_rate if they fall",
+            f"the loss is {times[-1]:.1f} times its least, and features are no richer than then:"
+            " look at the probes (probe.every_epochs), and lower optim.learning_rate if they fall",
         )
 
 
@@ -189,10 +197,14 @@ class Doctor:
     ):
         self._action, self._say, self._record = settings.action, say, record
         self._rows = diagnosed(rows)
-        self._known = {verdict.name for verdict in verdicts(self._rows)}
+        self._known = set()
+        self._explained = set()  # what is normal is told once, and not when it is over
         self._well = 0  # the last step that was looked at and not ill
         for count, row in enumerate(self._rows, 1):
-            if not _ill(verdicts(self._rows[:count])):
+            found = verdicts(self._rows[:count])
+            self._explained |= {verdict.name for verdict in found if verdict.severity == NORMAL}
+            self._known = self._explained | {verdict.name for verdict in found}
+            if not _ill(found):
                 self._well = row["step"]
 
     def look(self, row: Row, batch: int) -> None:
@@ -211,10 +223,12 @@ class Doctor:
             if verdict.name not in self._known:
                 self._record("verdict", step=row["step"], **dataclasses.asdict(verdict))
                 self._say(f"step {row['step']}: {verdict}")
-        for name in self._known - {verdict.name for verdict in found}:
+        now = {verdict.name for verdict in found}
+        for name in self._known - now - self._explained:
             self._record("verdict", step=row["step"], name=name, severity="over", text="")
             self._say(f"step {row['step']}: no longer so ({name})")
-        self._known = {verdict.name for verdict in found}
+        self._explained |= {verdict.name for verdict in found if verdict.severity == NORMAL}
+        self._known = now | self._explained
         if not (ill := _ill(found)):
             self._well = row["step"]
         elif self._action == "stop":
