@@ -1,9 +1,10 @@
 """The table of all protocols."""
 
+from jepa_jax.evaluation.attentive import ATTENTIVE
 from jepa_jax.evaluation.finetune_run import FINETUNE, FINETUNE_FEW
 from jepa_jax.evaluation.knn import KNN
 from jepa_jax.evaluation.linear import LINEAR
 from jepa_jax.evaluation.linear_sweep import LINEAR_SWEEP
 
-ALL = KNN, LINEAR, LINEAR_SWEEP, FINETUNE, FINETUNE_FEW
+ALL = KNN, LINEAR, LINEAR_SWEEP, ATTENTIVE, FINETUNE, FINETUNE_FEW
 PROTOCOLS = {protocol.name: protocol for protocol in ALL}
