@@ -10,7 +10,7 @@ import pytest
 
 from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import open_source
-from jepa_jax.evaluation.features import patch_features, pooled_features
+from jepa_jax.evaluation.features import Encode, collect, patch_features, pooled_features, stream
 from jepa_jax.ijepa import init
 from jepa_jax.parallel.sharding import make_mesh, tree_sharding
 from jepa_jax.training.setup import build_model
@@ -31,7 +31,9 @@ for name, shape in (("replica", (8, 1, 1)), ("all", (2, 2, 2))):
 
 
 def made():
-    model = build_model(tiny(), steps_per_epoch=10)
+    config = tiny()
+    config.model.depth = 4
+    model = build_model(config, steps_per_epoch=10)
     return model, init(model, jax.random.key(0), (8, 8, 1)).target
 
 
@@ -41,7 +43,7 @@ def look(model, target, shape, batch_size):
     source = open_source(data, "train")
     target = jax.device_put(target, tree_sharding(target, mesh))
     batches = evaluation_batches(source, data, batch_size, INDICES)
-    return pooled_features(model, target, batches, mesh)
+    return collect(stream(Encode(model, layers=4), target, batches, mesh))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,9 @@ def alone(model_and_target):
     return look(*model_and_target, (1, 1, 1), 1)
 
 
-def test_eight_devices_and_a_batch_that_does_not_divide_equal_one_by_one(alone, tmp_path):
+def test_four_layers_on_eight_devices_in_a_batch_that_is_not_filled_equal_one_by_one(
+    alone, tmp_path
+):
     subprocess.run(
         [sys.executable, "-c", ON_EIGHT, tmp_path],
         env=os.environ
@@ -62,6 +66,7 @@ def test_eight_devices_and_a_batch_that_does_not_divide_equal_one_by_one(alone, 
         check=True,
     )
     assert alone.index.tolist() == INDICES
+    assert alone.values.shape == (len(INDICES), 4 * 16)
     for name in ("replica", "all"):
         found = np.load(tmp_path / f"{name}.npz")
         assert found["index"].tolist() == INDICES
@@ -75,7 +80,7 @@ def test_rows_that_a_mesh_mixes_come_back_in_order(model_and_target, alone):
     mixed = {key: value[mixed] for key, value in batch.items()}
     found = pooled_features(*model_and_target, [mixed], mesh)
     assert found.index.tolist() == INDICES
-    np.testing.assert_allclose(found.values, alone.values, atol=1e-5)
+    np.testing.assert_allclose(found.values, alone.values[:, -16:], atol=1e-5)
 
 
 def test_pooled_features_are_the_mean_of_the_patches(model_and_target, alone):
@@ -83,4 +88,4 @@ def test_pooled_features_are_the_mean_of_the_patches(model_and_target, alone):
     batches = evaluation_batches(open_source(tiny().data, "train"), tiny().data, 5, INDICES)
     patches = patch_features(*model_and_target, batches, mesh).values
     assert patches.shape == (10, 16, 16)
-    np.testing.assert_allclose(patches.mean(1), alone.values, atol=1e-5)
+    np.testing.assert_allclose(patches.mean(1), alone.values[:, -16:], atol=1e-5)

@@ -20,13 +20,13 @@ from jaxtyping import Float, Int
 
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_input
+from jepa_jax.evaluation.splits import held_out
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
 BATCH, STEPS = 16_384, 78  # images a step, and steps an epoch that this makes of ImageNet
 EPOCHS = 50
 DROP_EVERY = 15  # epochs after which the learning rate is a tenth
 REFERENCE_BATCH = 256  # for which a head's learning rate is given
-HELD_OUT = 0.1  # of the training images, to choose a head without looking at the test images
 CHUNK = 4096  # test images at a time
 
 
@@ -117,15 +117,13 @@ def linear_sweep(
     """
     _check(train_features, train_labels, test_features, test_labels, heads)
     classes, labels = np.unique(train_labels, return_inverse=True)
-    held_out = np.zeros(len(labels), bool)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    held_out[order[: max(1, round(HELD_OUT * len(labels)))]] = True
+    apart = held_out(len(labels), seed)
     run = partial(_accuracies, classes=len(classes), heads=heads, epochs=epochs, seed=seed)
     # A test label that training does not have counts as wrong.
     known = np.searchsorted(classes, test_labels).clip(max=len(classes) - 1)
     known = np.where(classes[known] == test_labels, known, -1)
-    part = train_features[~held_out], labels[~held_out]
-    tried = run(*part, train_features[held_out], labels[held_out])
+    part = train_features[~apart], labels[~apart]
+    tried = run(*part, train_features[apart], labels[apart])
     return Sweep(tuple(heads), run(train_features, labels, test_features, known), tried)
 
 

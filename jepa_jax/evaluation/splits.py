@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 from ml_collections import ConfigDict
 
 from jepa_jax.data.sources import Source, no_labels, open_source
@@ -13,6 +13,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_labels
 
 ALL = 2**62  # more images than any split has
+HELD_OUT = 0.1  # of the training images, to choose a setting without looking at the test images
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ def open_splits(
         names = [str(each if first.classes is None else first.classes[each]) for each in unknown]
         raise UserError(_lacking(second.name, first.name, names))
     return first, second
+
+
+def held_out(images: int, seed: int) -> Bool[np.ndarray, " n"]:
+    """A tenth of so many training images at random, at least one."""
+    apart = np.zeros(images, bool)
+    apart[np.random.default_rng(seed).permutation(images)[: max(1, round(HELD_OUT * images))]] = (
+        True
+    )
+    return apart
 
 
 def _split(

@@ -1,0 +1,218 @@
+"""The whole evaluation of a tiny encoder on digits: results, going on, and wrong input."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+import jepa_jax
+from jepa_jax.data.sources import open_source
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.extractor import Extractor
+from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_recipe
+from jepa_jax.evaluation.run import Asked, evaluate
+from jepa_jax.evaluation.splits import open_splits
+from jepa_jax.parallel.sharding import make_mesh
+from tests.saving import save_run
+from tests.tiny import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+FEW = {"train_images": 300, "test_images": 100}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny()
+    config.model.depth = 2
+    save_run(folder, config)
+    return folder
+
+
+@pytest.fixture
+def asked(run, tmp_path) -> Asked:
+    recipe = stored_recipe([str(run)])
+    return Asked([str(run)], ["knn"], recipe, out=str(tmp_path / "out"), **FEW)
+
+
+def results(asked: Asked) -> list[dict]:
+    return json.loads((pathlib.Path(asked.out) / "results.json").read_text())["results"]
+
+
+def look(run, folder, layers: int = 1, patches: bool = False, how: How | None = None):
+    """Features of the test split, and its images and labels."""
+    config = stored_recipe([str(run)])
+    _, test = open_splits(config.data, **FEW)
+    backbone = open_backbone(str(run), config, how or How())
+    extract = Extractor(backbone, config.data, make_mesh((1, 1, 1)), folder)
+    images = np.stack([open_source(config.data, "test")[i].image for i in test.index.tolist()])
+    return extract(test, layers, patches).values, images
+
+
+def test_features_of_two_layers_by_patch_are_those_of_the_loaded_model(run, tmp_path):
+    values, images = look(run, tmp_path, 2, patches=True)
+    expected = jepa_jax.load(run).patch_features(images, 2)
+    assert expected.shape == (100, 16, 32)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    pooled, _ = look(run, tmp_path)
+    np.testing.assert_allclose(pooled, expected[..., 16:].mean(1), atol=1e-5)
+
+
+def test_both_encoders_are_put_side_by_side(run, tmp_path):
+    values, images = look(run, tmp_path, how=How(encoder="both"))
+    parts = [jepa_jax.load(run, part).features(images) for part in ("target", "context")]
+    np.testing.assert_allclose(values, np.concatenate(parts, 1), atol=1e-5)
+
+
+def test_the_number_is_scikit_learns_on_the_same_features(asked):
+    settings = ["knn.k=5", "knn.neighbours=1"]
+    evaluate(dataclasses.replace(asked, checkpoints=["pixels"], settings=settings))
+    [found] = results(asked)
+    splits = open_splits(tiny().data, **FEW)
+    (x, y), test = (
+        (np.stack([split.source[i].image.ravel() for i in split.index.tolist()]), split.labels)
+        for split in splits
+    )
+    for k in (1, 5):
+        theirs = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(x, y)
+        assert found["rows"][f"k={k}"]["plain"] == theirs.score(*test)
+    assert found["best"] == found["rows"]["k=5"]["weighted"]
+
+
+def test_what_is_finished_is_not_done_again(asked, monkeypatch, capsys):
+    evaluate(asked)
+    before, table = results(asked), capsys.readouterr().out.splitlines()[:12]
+    monkeypatch.setattr("jepa_jax.evaluation.run._run", None)
+    monkeypatch.setattr("jepa_jax.evaluation.extractor.evaluation_batches", None)
+    evaluate(asked)
+    assert results(asked) == before
+    assert capsys.readouterr().out.splitlines()[:12] == table
+
+
+def test_another_protocol_takes_the_same_features(asked, monkeypatch):
+    evaluate(asked)
+    monkeypatch.setattr("jepa_jax.evaluation.extractor.evaluation_batches", None)
+    evaluate(dataclasses.replace(asked, protocols=["knn", "linear"]))
+    assert [found["protocol"] for found in results(asked)] == ["knn", "linear"]
+
+
+def test_other_options_images_or_seeds_are_other_results(asked):
+    evaluate(asked)
+    for change in ({"settings": ["knn.k=3"]}, {"train_images": 200}, {"seed": 1}):
+        evaluate(dataclasses.replace(asked, **change))
+    assert len(results(asked)) == 4
+
+
+def test_the_command_shows_one_table_of_all(run, tmp_path):
+    done = command(
+        f"--checkpoint=pixels,{run}", "--protocol=knn,linear", "--config=configs/digits.py",
+        f"--out={tmp_path}", "--train_images=300", "--test_images=100",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [(each["checkpoint"], each["protocol"]) for each in found] == [
+        (name, protocol)
+        for name in ("raw pixels", f"{run}, target encoder, step 30")
+        for protocol in ("knn", "linear")
+    ]
+    summary = done.stdout[done.stdout.index("Results on digits") :]
+    for each in found:
+        assert f"{100 * each['best']:.1f}" in summary
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "launch/evaluate.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def complaint(asked: Asked) -> str:
+    with pytest.raises(UserError) as error:
+        evaluate(asked)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_checkpoint_of_another_model(asked, tmp_path):
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert "'bert'" in complaint(dataclasses.replace(asked, checkpoints=[str(folder)]))
+
+
+def test_half_a_file(asked, tmp_path):
+    pytest.importorskip("torch", reason="needs jepa_jax[interop]")
+    (tmp_path / "half.pth.tar").write_bytes(b"PK\x03\x04" + bytes(500))
+    said = complaint(dataclasses.replace(asked, checkpoints=[str(tmp_path / "half.pth.tar")]))
+    assert "half.pth.tar" in said
+
+
+def npz(asked: Asked, folder: pathlib.Path, **arrays) -> Asked:
+    """The same of arrays by split."""
+    for split, content in arrays.items():
+        np.savez(folder / f"{split}.npz", images=np.zeros((6, 8, 8), np.uint8), **content)
+    config = asked.config.copy_and_resolve_references()
+    config.data.update(source="npz", path=f"{folder}/{{split}}.npz")
+    return dataclasses.replace(asked, config=config)
+
+
+def test_missing_labels(asked, tmp_path):
+    labels = {"labels": np.arange(6) % 2}
+    said = complaint(npz(asked, tmp_path, train=labels, test={}))
+    assert "'test' have no labels: there is no array 'labels'" in said
+
+
+def test_a_class_that_training_lacks(asked, tmp_path):
+    splits = {"train": {"labels": np.arange(6) % 2}, "test": {"labels": np.arange(6)}}
+    asked = dataclasses.replace(npz(asked, tmp_path, **splits), train_images=10, test_images=10)
+    assert "'test' has classes that 'train' lacks: 2, 3, 4, 5" in complaint(asked)
+
+
+def test_an_image_size_that_does_not_fit_the_patch(asked):
+    said = complaint(dataclasses.replace(asked, how=How(size=(8, 9))))
+    assert "do not divide into patches of 2: take 8 or 10 instead of 9" in said
+
+
+def test_more_layers_than_there_are(asked):
+    said = complaint(dataclasses.replace(asked, settings=["knn.layers=3"]))
+    assert said == "layers=3, but the encoder has 2: take 1 to 2"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"checkpoints": ["pixles"]}, "did you mean 'pixels'"),
+        ({"checkpoints": ["pixels"], "out": ""}, "say where results go"),
+        ({"checkpoints": ["pixels"], "protocols": ["finetune"]}, "needs an encoder of jepa_jax"),
+        ({"checkpoints": ["pixels"], "settings": ["knn.layers=2"]}, "no layers or patches"),
+        ({"config": None}, "say which images"),
+    ],
+)
+def test_what_cannot_be_is_answered_in_one_line(asked, change, said):
+    assert said in complaint(dataclasses.replace(asked, **change))
+
+
+def test_damaged_results_are_not_overwritten(asked):
+    file = pathlib.Path(asked.out) / "results.json"
+    file.parent.mkdir()
+    file.write_text('{"results": [{')
+    assert "results.json is damaged" in complaint(asked)
+    assert file.read_text() == '{"results": [{'
+
+
+def test_an_image_size_is_one_number_or_two():
+    assert image_size(["8"]) == (8, 8)
+    assert image_size(["8", "16"]) == (8, 16)
+    with pytest.raises(UserError, match="write it as"):
+        image_size(["large"])
