@@ -32,13 +32,13 @@ class Folder:
 
 
 class FileSource:
-    """Image files; the bytes are read when an example is asked for."""
+    """Image files; the bytes are read when an example is asked for. `names` are their paths."""
 
     def __init__(self, found: Folder | Archive):
         if not found.names:
             kinds = " ".join(SUFFIXES)
             raise UserError(f"{found.path} holds no images: put some there ({kinds})")
-        self._files = found
+        self._files, self.names = found, found.names
         self._labels = self.classes = None
         if (each := class_of_each(found.names, found.path)) is not None:
             self.classes = tuple(sorted(set(each)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jepa_jax.data.names import Names
 from jepa_jax.data.protocol import Example, Indices, Labels, Source
 from jepa_jax.errors import UserError
 
@@ -45,6 +46,12 @@ class JoinedSource:
         if self._numbers is None or example.label is None:
             return example
         return example._replace(label=int(self._numbers[k][example.label]))
+
+    @property
+    def names(self) -> Names | None:
+        """Of the files, if all are image files."""
+        parts = [getattr(part, "names", None) for part in self._parts]
+        return None if None in parts else Names(itertools.chain(*parts))
 
     def labels(self, indices: Indices) -> Labels:
         indices = np.asarray(indices)

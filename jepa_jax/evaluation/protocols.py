@@ -5,6 +5,8 @@ from jepa_jax.evaluation.finetune_run import FINETUNE, FINETUNE_FEW
 from jepa_jax.evaluation.knn import KNN
 from jepa_jax.evaluation.linear import LINEAR
 from jepa_jax.evaluation.linear_sweep import LINEAR_SWEEP
+from jepa_jax.evaluation.lowshot import LOWSHOT
+from jepa_jax.evaluation.transfer import TRANSFER
 
-ALL = KNN, LINEAR, LINEAR_SWEEP, ATTENTIVE, FINETUNE, FINETUNE_FEW
+ALL = KNN, LINEAR, LINEAR_SWEEP, ATTENTIVE, LOWSHOT, TRANSFER, FINETUNE, FINETUNE_FEW
 PROTOCOLS = {protocol.name: protocol for protocol in ALL}

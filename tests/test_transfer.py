@@ -1,0 +1,78 @@
+"""Other images under the same features, with the paper's numbers beside."""
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from sklearn.datasets import load_digits
+
+from jepa_jax.data.transforms import EvalView
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.backbones import Pixels
+from jepa_jax.evaluation.extractor import Extractor
+from jepa_jax.evaluation.knn import knn_accuracy
+from jepa_jax.evaluation.linear import linear_probe_accuracy
+from jepa_jax.evaluation.task import Task
+from jepa_jax.evaluation.transfer import Options, data_section, run
+from jepa_jax.parallel.sharding import make_mesh
+from tests.given import task_of
+from tests.recording import pets, write_tfds
+from tests.test_linear import TEST, TRAIN
+from tests.tiny import tiny
+
+
+@pytest.fixture
+def task(tmp_path) -> Task:
+    """Of pixels; the images that it is about are not looked at."""
+    data = tiny().data
+    extract = Extractor(
+        Pixels(EvalView.of(data)), data, make_mesh((1, 1, 1), jax.devices()[:1]), tmp_path
+    )
+    return Task("pixels", None, None, extract, epath.Path(tmp_path), data=data)
+
+
+def test_is_the_protocol_on_the_other_images(task, tmp_path):
+    digits = load_digits()
+    images, labels = (15 * digits.images).astype(np.uint8), digits.target
+    parts = {"learn": slice(0, 200), "try": slice(200, 300)}
+    for split, part in parts.items():
+        np.savez(tmp_path / f"{split}.npz", images=images[part], labels=labels[part])
+    splits = {"train_split": "learn", "test_split": "try"}
+    data = str(tmp_path / "{split}.npz")
+    found = run(task, Options(data=(data,), by=("linear", "knn"), source="npz", **splits))
+    x = images.reshape(-1, 64).astype(np.float32) / np.float32(255)
+    train, test = ((x[part], labels[part]) for part in parts.values())
+    assert found.rows == {
+        f"{data}, linear": {"accuracy": linear_probe_accuracy(*train, *test)},
+        f"{data}, knn": {"accuracy": knn_accuracy(*train, *test)},
+    }
+    assert found.best == found.rows[f"{data}, linear"]["accuracy"]
+
+
+def test_a_data_set_of_tfds_stands_beside_the_papers_number(task, tmp_path):
+    write_tfds(tmp_path / "cifar100" / "1.0.0", {"train": pets(6), "test": pets(4)})
+    found = run(task, Options(folder=str(tmp_path), by=("knn",)))
+    assert list(found.rows) == ["cifar100, knn"]
+    found = run(task, Options(folder=str(tmp_path)))
+    assert found.rows["cifar100, linear"]["paper (ViT-H/14)"] == 0.875
+
+
+def test_the_papers_data_sets_by_name():
+    places = data_section(tiny().data, "places205", Options(folder="data"))
+    assert (places.source, places.path, places.test_split) == (
+        *("folder", "data/places205/{split}", "val"),
+    )
+    inat = data_section(tiny().data, "inat18", Options())
+    assert (inat.source, inat.name, inat.path) == ("tfds", "i_naturalist2018", "")
+
+
+def test_what_cannot_be_is_answered_in_one_line(task, tmp_path):
+    for given, options, complaint in (
+        (task, Options(by=("linaer",)), "did you mean 'linear'"),
+        (task, Options(data=()), "nothing to do"),
+        (task, Options(folder=str(tmp_path)), "tfds build cifar100"),
+        (task_of(TRAIN, TEST), Options(), "is a file of features"),
+    ):
+        with pytest.raises(UserError, match=complaint) as error:
+            run(given, options)
+        assert "\n" not in str(error.value)
