@@ -4,6 +4,7 @@
     python launch/evaluate.py --checkpoint=pixels,untrained,runs/digits --protocol=knn,linear
     python launch/evaluate.py --checkpoint=IN1K-vit.h.14-300e.pth.tar --config=configs/vith14.py \\
         --protocol=linear --set=linear.l2=1e-4,1e-3 --out=evaluation
+    python launch/evaluate.py --features=clip_train.npz,clip_test.npz --out=evaluation
 
 A checkpoint is whatever `jepa_jax.load` reads, "pixels" or "untrained"; of several, divided by
 commas, comes one table. The images are those that the run was trained on, or what --config (and
@@ -25,6 +26,9 @@ from jepa_jax import cli
 CONFIG = cli.config_flag()
 CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Runs, .pth.tar files, folders; or see above.")
 PROTOCOL = flags.DEFINE_list("protocol", ["knn", "linear"], "What to evaluate by.")
+FEATURES = flags.DEFINE_multi_string(
+    "features", [], "TRAIN,TEST: files of features with labels. May be repeated."
+)
 SET = flags.DEFINE_multi_string("set", [], "An option: knn.neighbours=10,20. May be repeated.")
 OUT = flags.DEFINE_string(
     "out", "", "Folder for results and features; RUN/evaluation if not given."
@@ -43,7 +47,7 @@ def main() -> None:
     from jepa_jax.evaluation.run import Asked, evaluate
     from jepa_jax.evaluation.splits import ALL
 
-    if not CHECKPOINT.value:
+    if not CHECKPOINT.value and not FEATURES.value:
         raise UserError("say what to evaluate: --checkpoint=runs/digits")
     evaluate(
         Asked(
@@ -52,6 +56,7 @@ def main() -> None:
             config=CONFIG.value,
             settings=SET.value,
             out=OUT.value,
+            features=FEATURES.value,
             how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value),
             train_images=TRAIN_IMAGES.value or ALL,
             test_images=TEST_IMAGES.value or ALL,

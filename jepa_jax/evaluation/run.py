@@ -16,6 +16,7 @@ from jepa_jax.console import clock, new_console, say
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor, images_identity
+from jepa_jax.evaluation.given_features import given_task
 from jepa_jax.evaluation.opening import How, check_names, open_backbone
 from jepa_jax.evaluation.options import choose
 from jepa_jax.evaluation.paper import encoder_name, paper_numbers
@@ -41,6 +42,7 @@ class Asked:
       settings: of protocols, such as "knn.neighbours=10,20".
       out: folder for results, features and what protocols go on from; "" for `evaluation` in the
         folder of the first checkpoint, if that is a run.
+      features: of other backbones, "train.npz,test.npz" each; see `features_file`.
       train_images, test_images: at most so many, at random.
     """
 
@@ -50,6 +52,7 @@ class Asked:
     settings: list[str] = dataclasses.field(default_factory=list)
     out: str = ""
     how: How = dataclasses.field(default_factory=How)
+    features: list[str] = dataclasses.field(default_factory=list)
     train_images: int = ALL
     test_images: int = ALL
     seed: int = 0
@@ -86,6 +89,17 @@ def evaluate(asked: Asked) -> None:
 
 def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[tuple[Task, Any]]:
     """A task for each backbone, and what tells it from others; one is in memory at a time."""
+    mesh = make_mesh((jax.device_count(), 1, 1))
+    if asked.checkpoints:
+        yield from _image_tasks(asked, out, mesh, console)
+    counts = asked.train_images, asked.test_images
+    for names in asked.features:
+        yield given_task(names, epath.Path(out / "state"), mesh, counts, asked.seed)
+
+
+def _image_tasks(
+    asked: Asked, out: pathlib.Path, mesh: jax.sharding.Mesh, console: Console
+) -> Iterator[tuple[Task, Any]]:
     if asked.config is None:
         raise UserError("say which images: --config=configs/digits.py, or a run as --checkpoint")
     data = asked.config.data
@@ -94,7 +108,6 @@ def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[tuple[
         data, train_images=asked.train_images, test_images=asked.test_images, seed=asked.seed
     )
     images = [(images_identity(each), each.labels.tolist()) for each in (train, test)]
-    mesh = make_mesh((jax.device_count(), 1, 1))
     for name in asked.checkpoints:
         backbone = open_backbone(name, asked.config, asked.how)
         extractor = Extractor(backbone, data, mesh, out / "features", console)
@@ -153,7 +166,7 @@ def _out(asked: Asked) -> pathlib.Path:
     if not out:
         try:
             found = find_checkpoint(epath.Path(asked.checkpoints[0]).expanduser())
-        except UserError:
+        except (UserError, IndexError):
             raise UserError("say where results go: --out=evaluation") from None
         out = found.folder.parent.parent / "evaluation"
     if is_bucket(epath.Path(out)):

@@ -67,13 +67,24 @@ def open_splits(
     test = open_source(data, data.test_split)
     first = _split(data, data.train_split, train, train_images, seed, remedy)
     second = _split(data, data.test_split, test, test_images, seed, remedy)
-    second = _renumbered(second, first)
-    check_probe_labels(first.labels)
-    whole = len(first) == len(train)
-    if whole and len(unknown := np.setdiff1d(second.labels, first.labels)):
-        names = [str(each if first.classes is None else first.classes[each]) for each in unknown]
-        raise UserError(_lacking(second.name, first.name, names))
-    return first, second
+    return first, matched(first, second, whole=len(first) == len(train))
+
+
+def matched(train: Split, test: Split, whole: bool) -> Split:
+    """The test split, with the classes numbered as in training.
+
+    Args:
+      whole: whether `train` is all there is of training, so that it must have all classes.
+
+    Raises:
+      UserError: if test has a class that training lacks, or training has one only.
+    """
+    test = _renumbered(test, train)
+    check_probe_labels(train.labels)
+    if whole and len(unknown := np.setdiff1d(test.labels, train.labels)):
+        names = [str(each if train.classes is None else train.classes[each]) for each in unknown]
+        raise UserError(_lacking(test.name, train.name, names))
+    return test
 
 
 def held_out(images: int, seed: int) -> Bool[np.ndarray, " n"]:
