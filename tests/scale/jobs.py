@@ -13,7 +13,7 @@ from jepa_jax.training.jsonlines import JsonLines
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4
-TIMEOUT = 300  # seconds, of any wait
+TIMEOUT = 900  # seconds, of any wait
 HEARTBEAT = 10  # seconds, after which those that lost one of them end
 
 

@@ -6,7 +6,7 @@ Each kill comes at a random moment of a start, a compilation, a step, a save or 
 SIGKILL (a "kill") or SIGTERM (a "term"); of several processes it takes one or all. The same command
 then goes on. --processes=2,1,4 starts with two processes, goes on with one, then with four, and so
 on; the devices are the same four. Prints a table of the kills; exit code 1 if anything differs at
-the end.
+the end, or, where the number of processes changed, if a loss is off by more than 1e-5.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +27,7 @@ from rich.table import Table
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.training.goodput import account_table, goodput
 from jepa_jax.training.jsonlines import JsonLines
-from tests.scale.endings import differences
+from tests.scale.endings import WITHIN, differences, loss_differences
 from tests.scale.jobs import Job
 from tests.scale.run_steps import shared_recipe
 
@@ -86,30 +87,45 @@ def plan(kills: int, terms: int, rng: random.Random) -> list[Kill]:
     return made
 
 
+class Undisturbed(NamedTuple):
+    """A run that nobody disturbed, and what it takes to have another one."""
+
+    steps: int
+    file: pathlib.Path  # of the recipe
+    workdir: pathlib.Path
+    cache: pathlib.Path  # of compiled programs
+    windows: dict[str, float]
+
+    @classmethod
+    def of(cls, folder: pathlib.Path, steps: int, processes: int = 1) -> Self:
+        """Makes it, in a folder."""
+        file = write_recipe(folder / "recipe.py", steps)
+        workdir, cache = folder / "straight", folder / "cache"
+        with Job(file, workdir, processes, cache=cache) as job:
+            if any(job.codes()):
+                raise AssertionError(job.output())
+            return cls(steps, file, workdir, cache, windows(job.events()))
+
+
 def disturbed(
-    file: pathlib.Path,
+    like: Undisturbed,
     workdir: pathlib.Path,
     kills: Sequence[Kill],
-    within: dict[str, float],
     rng: random.Random,
-    *,
     processes: Sequence[int] = (1,),
-    cache: pathlib.Path,
 ) -> Iterator[Kill]:
     """Runs to the end in spite of the kills, and yields each when it is done.
 
     Args:
-      file: of the recipe.
-      within: how many seconds of a phase a kill may come in.
+      like: whose compiled programs are used; a start that is to be killed as it compiles has none.
       processes: of one start after the other, over and over.
-      cache: of compiled programs; a start that is to be killed as it compiles does without.
     """
     left, counts = list(kills), itertools.cycle(processes)
     while left:
         kill, saved, kill_processes = left[0], last_saved(workdir), next(counts)
-        kept = None if kill.phase == "compile" else cache
-        with Job(file, workdir, kill_processes, cache=kept) as job:
-            wait_for(kill.phase, job, within[kill.phase], rng)
+        cache = None if kill.phase == "compile" else like.cache
+        with Job(like.file, workdir, kill_processes, cache=cache) as job:
+            wait_for(kill.phase, job, like.windows[kill.phase], rng)
             if job.ended():
                 if any(job.codes()):
                     raise AssertionError(job.output())
@@ -129,7 +145,7 @@ def disturbed(
             check_restored(job, saved)
         yield left.pop(0)
     saved = last_saved(workdir)
-    with Job(file, workdir, next(counts), cache=cache) as job:
+    with Job(like.file, workdir, next(counts), cache=like.cache) as job:
         if any(job.codes()):
             raise AssertionError(job.output())
         check_restored(job, saved)
@@ -198,16 +214,6 @@ def check_restored(job: Job, saved: int) -> None:
         raise AssertionError(f"step {saved} was saved, and {steps} restored\n{job.output()}")
 
 
-def straight(
-    file: pathlib.Path, workdir: pathlib.Path, processes: int, cache: pathlib.Path
-) -> dict[str, float]:
-    """A run that nobody disturbs; its windows."""
-    with Job(file, workdir, processes, cache=cache) as job:
-        if any(job.codes()):
-            raise AssertionError(job.output())
-        return windows(job.events())
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
@@ -221,20 +227,20 @@ def main() -> int:
     steps = 20 + 6 * (args.kills + args.terms)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        one, two, cache = (folder / part for part in ("straight", "disturbed", "cache"))
-        file = write_recipe(folder / "recipe.py", steps)
-        within = straight(file, one, processes[0], cache)
-        console.print({name: round(seconds, 3) for name, seconds in within.items()})
+        straight, workdir = Undisturbed.of(folder, steps, processes[0]), folder / "disturbed"
+        console.print({name: round(seconds, 3) for name, seconds in straight.windows.items()})
         kills = plan(args.kills, args.terms, rng)
         table = Table("", "signal", "during", "last event", "processes", "exit codes", "seconds")
-        done = disturbed(file, two, kills, within, rng, processes=processes, cache=cache)
-        for number, kill in enumerate(done, 1):
+        for number, kill in enumerate(disturbed(straight, workdir, kills, rng, processes), 1):
             table.add_row(str(number), *kill.cells())
             print(number, *kill.cells(), sep="; ", flush=True)
         console.print(table)
-        console.print(account_table(goodput(JsonLines(two / "events.jsonl", event=str).rows())))
-        found = differences(recipe(steps), one, two)
+        console.print(account_table(goodput(JsonLines(workdir / "events.jsonl", event=str).rows())))
+        found = differences(recipe(steps), straight.workdir, workdir)
         console.print("\n".join(found[:50]) if found else f"{steps} steps: no difference")
+        if len(set(processes)) > 1:  # sums over devices may run in another order
+            found = loss_differences(straight.workdir, workdir)
+            console.print("\n".join(found) or f"losses: none is off by more than {WITHIN:g}")
     return bool(found)
 
 
