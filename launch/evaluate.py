@@ -6,8 +6,9 @@
         --protocol=linear --set=linear.l2=1e-4,1e-3 --out=evaluation
     python launch/evaluate.py --features=clip_train.npz,clip_test.npz --out=evaluation
 
-A checkpoint is whatever `jepa_jax.load` reads, "pixels" or "untrained"; of several, divided by
-commas, comes one table. The images are those that the run was trained on, or what --config (and
+A checkpoint is whatever `jepa_jax.load` reads, "pixels", "untrained", or "hf:FOLDER", any model of
+images of Hugging Face transformers (CLIP, DINOv2, MAE, Swin, …); of several, divided by commas,
+comes one table. The images are those that the run was trained on, or what --config (and
 --config.data.KEY=VALUE) says. Options of protocols: --set=PROTOCOL.OPTION=VALUE. The same command
 goes on where it was stopped, and shows what is finished. Exit codes: 0 finished, 2 wrong input, 74
 a folder can't be read or written.
@@ -39,6 +40,9 @@ TRAIN_IMAGES = flags.DEFINE_integer("train_images", None, "At most so many, at r
 TEST_IMAGES = flags.DEFINE_integer("test_images", None, "At most so many, at random.", 1)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of matrix products.")
 SEED = flags.DEFINE_integer("seed", 0, "Of what is random.", 0)
+POOL = flags.DEFINE_enum(
+    "pool", "average", ["average", "own"], "hf: over patches, or the model's own vector."
+)
 
 
 def main() -> None:
@@ -57,7 +61,7 @@ def main() -> None:
             settings=SET.value,
             out=OUT.value,
             features=FEATURES.value,
-            how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value),
+            how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
             train_images=TRAIN_IMAGES.value or ALL,
             test_images=TEST_IMAGES.value or ALL,
             seed=SEED.value,

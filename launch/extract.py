@@ -33,6 +33,9 @@ PATCHES = flags.DEFINE_bool("patches", False, "A vector of each patch, not their
 ENCODER = flags.DEFINE_enum("encoder", "target", ["target", "context", "both"], "Which to take.")
 IMAGE_SIZE = flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH, if not that of the training.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of matrix products.")
+POOL = flags.DEFINE_enum(
+    "pool", "average", ["average", "own"], "hf: over patches, or the model's own vector."
+)
 
 
 def main() -> None:
@@ -51,7 +54,7 @@ def main() -> None:
             split=SPLIT.value,
             layers=LAYERS.value,
             patches=PATCHES.value,
-            how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value),
+            how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
         )
     )
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError, did_you_mean
 from jepa_jax.evaluation.backbones import Backbone, Encoders, Pixels, untrained
+from jepa_jax.evaluation.transformers_backbone import PREFIX, open_transformers
 from jepa_jax.interop.load import ENCODERS, load
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.pretrained import Pretrained
@@ -26,26 +27,29 @@ class How:
       encoder: "target", "context" or "both", side by side.
       size: height and width of the images; None for what each was trained on.
       dtype: of the matrix products.
+      pool: "average" over patches, or "own", for models of Hugging Face's alone: their own vector.
     """
 
     encoder: str = "target"
     size: tuple[int, int] | None = None
     dtype: str = "float32"
+    pool: str = "average"
 
 
 def check_names(names: list[str]) -> None:
     """Raises UserError for what can stand for no backbone; before others are evaluated."""
     for name in names:
-        if name not in WORDS and not epath.Path(name).expanduser().exists():
+        path = epath.Path(name.removeprefix(PREFIX)).expanduser()
+        if name not in WORDS and not path.exists():
             raise UserError(
                 f"--checkpoint={name} is not there: name a run's folder, a .pth.tar file, a"
-                f" folder of Hugging Face's, or one of {', '.join(WORDS)}"
-                f"{did_you_mean(name, WORDS)}"
+                f" folder of Hugging Face's ({PREFIX}FOLDER: any model of images), or one of"
+                f" {', '.join(WORDS)}{did_you_mean(name, WORDS)}"
             )
 
 
 def open_backbone(name: str, config: ConfigDict, how: How) -> Backbone:
-    """A checkpoint that `jepa_jax.load` reads, or "pixels" or "untrained".
+    """A checkpoint that `jepa_jax.load` reads, "hf:FOLDER", "pixels" or "untrained".
 
     Args:
       config: of which an untrained encoder would be, and the view of pixels.
@@ -58,6 +62,8 @@ def open_backbone(name: str, config: ConfigDict, how: How) -> Backbone:
         return Pixels(dataclasses.replace(view, size=how.size or view.size))
     if name == "untrained":
         return _fitted(untrained(config), how)
+    if name.startswith(PREFIX):
+        return open_transformers(name, how.size, how.pool)
     parts = ENCODERS if how.encoder == "both" else (how.encoder,)
     models = tuple(load(name, part) for part in parts)
     return _fitted(Encoders(_title(name, models), models), how)
