@@ -76,6 +76,11 @@ class RecordSource:
             found = pool.map(self._read_label, np.asarray(indices).tolist())
             return np.fromiter(found, np.int32, len(indices))
 
+    def entries(self, index: int) -> tuple[Mapping[str, Any], str]:
+        """Everything in the tf.train.Example of one record, and the record's name."""
+        record, name = self._record(index)
+        return _entries(record, name), name
+
     def _read_label(self, index: int) -> int:
         record, name = self._record(index)
         if (label := _label(_entries(record, name), self._fields, name)) is None:

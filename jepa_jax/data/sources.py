@@ -12,7 +12,7 @@ from jepa_jax.errors import UserError, did_you_mean
 
 __all__ = ["SOURCES", "ArraySource", "Example", "Source", "no_labels", "open_source"]
 
-SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "synthetic", "mixture")
+SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "clevr", "synthetic", "mixture")
 
 # Why a source may have no labels.
 UNLABELLED = {
@@ -38,6 +38,8 @@ def open_source(data: ConfigDict, split: str) -> Source:
       keeps its own). A split may be an expression: `train[:90%]`.
     * `array_record`: ArrayRecord files of tf.train.Examples, or of image files as they are. A
       `features.json` of TFDS beside them is believed.
+    * `clevr`: TFDS's `clevr`, found as tfds; `data.label_key` says whether the labels are VTAB's
+      "count" or "distance".
     * `synthetic`: drawn pictures of 3 to 10 objects (see `synthetic.open_synthetic`); `data.name`
       says whether the labels are their "count" or the nearest one's "distance".
     * `mixture`: the sources of `data.mixture`, each a dict of what differs from `data` and its
@@ -69,6 +71,10 @@ def open_source(data: ConfigDict, split: str) -> Source:
             from jepa_jax.data.records import open_array_record
 
             return open_array_record(paths.find(data.path, split), data)
+        case "clevr":
+            from jepa_jax.data.clevr import open_clevr
+
+            return open_clevr(data, split)
         case "synthetic":
             return open_synthetic(data, split)
         case "mixture":

@@ -62,7 +62,9 @@ class TrainView:
 
 @dataclass(frozen=True)
 class EvalView:
-    """The centre of the image (see `centre_box`) at `size`.
+    """The centre of the image (see `centre_box`) at `size`; all of it if `whole`.
+
+    A whole image takes the proportions of `size`, as VTAB resizes: nothing is cut off.
 
     Raises UserError, which names the example, for what can't be read.
     """
@@ -72,6 +74,7 @@ class EvalView:
     share: float = 0.875
     interpolation: str = "bilinear"
     resizer: str = "exact"
+    whole: bool = False
 
     @classmethod
     def of(cls, data: ConfigDict) -> Self:
@@ -81,6 +84,8 @@ class EvalView:
 
     def __call__(self, example: Example) -> Pixels:
         def box(height: int, width: int) -> Box:
+            if self.whole:
+                return 0, 0, width, height
             return centre_box(height, width, self.size, self.share)
 
         return decode_box(example, self.channels, box, self.size, self.interpolation, self.resizer)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from jepa_jax.console import new_console, progress_bar
 from jepa_jax.data.loader import evaluation_batches
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.evaluation.backbones import Backbone, digest
 from jepa_jax.evaluation.cache import cached_features
 from jepa_jax.evaluation.features import Features, Rows
@@ -32,6 +33,7 @@ class Extractor:
     Attributes:
       data: where the images come from.
       folder: of the cache.
+      whole: whether to see the whole image, whatever the backbone would.
     """
 
     backbone: Backbone
@@ -39,7 +41,14 @@ class Extractor:
     mesh: jax.sharding.Mesh
     folder: pathlib.Path
     console: Console = dataclasses.field(default_factory=lambda: new_console(quiet=True))
+    whole: bool = False
     _found: dict[str, Features] = dataclasses.field(default_factory=dict)
+
+    @property
+    def view(self) -> EvalView:
+        """What is seen of an image."""
+        view = self.backbone.view
+        return dataclasses.replace(view, whole=True) if self.whole else view
 
     def __call__(self, split: Split, layers: int = 1, patches: bool = False) -> Features:
         """See `Task.features`, but with what replaces images that cannot be read.
@@ -49,7 +58,7 @@ class Extractor:
         """
         about = {
             "backbone": self.backbone.identity,
-            "view": dataclasses.asdict(self.backbone.view),
+            "view": dataclasses.asdict(self.view),
             "images": images_identity(split),
             "layers": layers,
             "patches": patches,
@@ -74,7 +83,7 @@ class Extractor:
             parts * math.ceil(BATCH / parts),
             split.index[rows],
             shard=process_share(self.mesh),
-            view=self.backbone.view,
+            view=self.view,
         )
         with progress_bar(self.console, f"features of {split.name}") as bar:
             task = bar.add_task("", total=len(split), completed=len(split) - len(rows), values="")

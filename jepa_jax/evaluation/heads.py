@@ -17,12 +17,12 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.splits import held_out
 from jepa_jax.optim import AdamW, Schedule
 
-HELD_OUT = 0.1  # of the training images, to choose a learning rate
 WARMUP = 0.05  # of the steps
 ADAMW = AdamW()
-PURPOSES = ("init", "order", "held_out")  # of randomness
+PURPOSES = ("init", "order")  # of randomness
 
 
 @dataclass(frozen=True)
@@ -105,21 +105,21 @@ def train_heads(
     """
     _check(train, test, recipe)
     moments = _moments(train.features)
-    order = _rng(seed, "held_out").permutation(len(train.features))
-    count = max(1, round(HELD_OUT * len(order)))
-    held_out, others = np.sort(order[:count]), np.sort(order[count:])
+    everything = np.arange(len(train.features))
+    apart = held_out(len(everything), seed)
     start = _init(problem, train.features.shape[1:], seed)
     run = partial(_train, problem, train, start, moments=moments, recipe=recipe, seed=seed)
     scores = dict.fromkeys(recipe.learning_rates, 0.0)
     if len(scores) > 1:
-        *_, (params, _) = run(others, rates=tuple(scores))
-        tallies = _tallies(problem, params, train, held_out, moments, recipe.batch_size)
+        *_, (params, _) = run(everything[~apart], rates=tuple(scores))
+        size = recipe.batch_size
+        tallies = _tallies(problem, params, train, everything[apart], moments, size)
         scores = dict(zip(scores, map(problem.score, tallies), strict=True))
     chosen = max(scores, key=scores.get)
     curve = []
-    for epoch, (params, loss) in enumerate(run(np.arange(len(order)), rates=(chosen,)), 1):
-        everything = np.arange(len(test.features))
-        (tally,) = _tallies(problem, params, test, everything, moments, recipe.batch_size)
+    for epoch, (params, loss) in enumerate(run(everything, rates=(chosen,)), 1):
+        rows = np.arange(len(test.features))
+        (tally,) = _tallies(problem, params, test, rows, moments, recipe.batch_size)
         curve.append(Point(epoch, float(loss[0]), problem.score(tally)))
         tell(curve[-1])
     return Trained(scores if len(scores) > 1 else {}, chosen, curve, tally)

@@ -5,8 +5,10 @@ from jepa_jax.evaluation.finetune_run import FINETUNE, FINETUNE_FEW
 from jepa_jax.evaluation.knn import KNN
 from jepa_jax.evaluation.linear import LINEAR
 from jepa_jax.evaluation.linear_sweep import LINEAR_SWEEP
+from jepa_jax.evaluation.lowlevel import LOW_LEVEL
 from jepa_jax.evaluation.lowshot import LOWSHOT
 from jepa_jax.evaluation.transfer import TRANSFER
 
-ALL = KNN, LINEAR, LINEAR_SWEEP, ATTENTIVE, LOWSHOT, TRANSFER, FINETUNE, FINETUNE_FEW
+FEATURES = KNN, LINEAR, LINEAR_SWEEP, ATTENTIVE, LOWSHOT, TRANSFER, *LOW_LEVEL
+ALL = *FEATURES, FINETUNE, FINETUNE_FEW
 PROTOCOLS = {protocol.name: protocol for protocol in ALL}

@@ -3,7 +3,8 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from jepa_jax.config import defaults
 from jepa_jax.console import clock, new_console, say
+from jepa_jax.data.synthetic import LABELS
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor, images_identity
@@ -22,13 +24,16 @@ from jepa_jax.evaluation.options import choose
 from jepa_jax.evaluation.paper import encoder_name, paper_numbers
 from jepa_jax.evaluation.protocols import PROTOCOLS
 from jepa_jax.evaluation.report import ResultsFile, result_table, summary_table
-from jepa_jax.evaluation.splits import ALL, open_splits
+from jepa_jax.evaluation.splits import ALL, Split, open_splits
 from jepa_jax.evaluation.task import Protocol, Task
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.parallel.processes import from_first, is_first
 from jepa_jax.parallel.sharding import make_mesh
 from jepa_jax.training.storage import is_bucket
 from jepa_jax.validation import validate
+
+# (protocol, options) -> a task of one backbone, and what tells it from others
+Tasks = Callable[[Protocol, Any], tuple[Task, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +75,9 @@ def evaluate(asked: Asked) -> None:
     out = _out(asked)
     results = ResultsFile(epath.Path(out / "results.json"))
     found = []
-    for task, identity in _tasks(asked, out, console):
+    for tasks in _tasks(asked, out, console):
         for protocol, options in chosen:
+            task, identity = tasks(protocol, options)
             if protocol.needs == "model" and task.model is None:
                 raise UserError(f"{protocol.name} needs an encoder of jepa_jax, not {task.name}")
             key = digest([identity, protocol.name, dataclasses.asdict(options), asked.seed])
@@ -87,42 +93,84 @@ def evaluate(asked: Asked) -> None:
     say(console, f"{out}/results.json has these results and their settings")
 
 
-def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[tuple[Task, Any]]:
-    """A task for each backbone, and what tells it from others; one is in memory at a time."""
+def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[Tasks]:
+    """For each backbone what makes tasks of it; one backbone is in memory at a time."""
     mesh = make_mesh((jax.device_count(), 1, 1))
     if asked.checkpoints:
         yield from _image_tasks(asked, out, mesh, console)
     counts = asked.train_images, asked.test_images
     for names in asked.features:
-        yield given_task(names, epath.Path(out / "state"), mesh, counts, asked.seed)
+        given = given_task(names, epath.Path(out / "state"), mesh, counts, asked.seed)
+        yield partial(_only_features, given)
+
+
+def _only_features(given: tuple[Task, Any], protocol: Protocol, options: Any) -> tuple[Task, Any]:
+    if protocol.images is not None or protocol.needs == "masks":
+        raise UserError(f"{protocol.name} needs images, but {given[0].name} is a file of features")
+    return given
 
 
 def _image_tasks(
     asked: Asked, out: pathlib.Path, mesh: jax.sharding.Mesh, console: Console
-) -> Iterator[tuple[Task, Any]]:
+) -> Iterator[Tasks]:
     if asked.config is None:
         raise UserError("say which images: --config=configs/digits.py, or a run as --checkpoint")
-    data = asked.config.data
     _check(asked.config)
-    train, test = open_splits(
-        data, train_images=asked.train_images, test_images=asked.test_images, seed=asked.seed
-    )
-    images = [(images_identity(each), each.labels.tolist()) for each in (train, test)]
+    opened = {}
     for name in asked.checkpoints:
         backbone = open_backbone(name, asked.config, asked.how)
-        extractor = Extractor(backbone, data, mesh, out / "features", console)
+        extractor = Extractor(backbone, asked.config.data, mesh, out / "features", console)
+        yield _ImageTasks(asked, extractor, opened)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ImageTasks:
+    """Tasks with the images for each protocol.
+
+    Attributes:
+      opened: splits by what was asked for.
+    """
+
+    asked: Asked
+    extractor: Extractor
+    opened: dict[tuple[str, bool], tuple[Split, Split]]
+
+    def __call__(self, protocol: Protocol, options: Any) -> tuple[Task, Any]:
+        data, extractor = self.asked.config.data, self.extractor
+        if protocol.images is not None:
+            data = protocol.images(data, options, extractor.view.size)
+            extractor = dataclasses.replace(extractor, whole=True)
+        train, test = self._splits(data, protocol.needs != "masks")
+        backbone = extractor.backbone
         task = Task(
             backbone.name,
             train,
             test,
             extractor,
-            folder=epath.Path(out / "state"),
-            seed=asked.seed,
+            folder=epath.Path("."),  # whoever knows the identity says which
+            seed=self.asked.seed,
             model=backbone.model,
             data=data,
-            mesh=mesh,
+            mesh=extractor.mesh,
         )
-        yield task, [backbone.identity, dataclasses.asdict(backbone.view), digest(images)]
+        images = [
+            (images_identity(each), None if each.labels is None else each.labels.tolist())
+            for each in (train, test)
+        ]
+        return task, [backbone.identity, dataclasses.asdict(extractor.view), digest(images)]
+
+    def _splits(self, data: ConfigDict, labelled: bool) -> tuple[Split, Split]:
+        key = data.to_json(), labelled
+        if key not in self.opened:
+            asked = self.asked
+            self.opened[key] = open_splits(
+                data,
+                train_images=asked.train_images,
+                test_images=asked.test_images,
+                seed=asked.seed,
+                labelled=labelled,
+            )
+        return self.opened[key]
 
 
 def _check(config: ConfigDict) -> None:
@@ -155,6 +203,8 @@ def data_name(data: ConfigDict | None) -> str:
     """What tables call the images, such as "imagenet/val"."""
     if data is None:
         return "given features"
+    if data.source == "synthetic":
+        return f"synthetic {data.name or LABELS[0]}"
     if data.name or data.source not in ("npz", "folder", "array_record"):
         return data.name or data.source
     path = pathlib.PurePath(data.path.replace("{split}", data.test_split))

@@ -49,6 +49,7 @@ def open_splits(
     train_images: int = ALL,
     test_images: int = ALL,
     seed: int = 0,
+    labelled: bool = True,
     remedy: str = "name images with labels in data.path or data.label_key",
 ) -> tuple[Split, Split]:
     """The training and the test split of the section `data` of a config.
@@ -56,6 +57,7 @@ def open_splits(
     Args:
       train: the source of the training split, if it is open already.
       train_images, test_images: at most so many are drawn at random; the same for the same seed.
+      labelled: False if they need no labels, and get none.
       remedy: what to do where there are no labels.
 
     Raises:
@@ -65,6 +67,10 @@ def open_splits(
     check_splits(data, (data.train_split, data.test_split), "name another data.test_split")
     train = train or open_source(data, data.train_split)
     test = open_source(data, data.test_split)
+    if not labelled:
+        both = (data.train_split, train, train_images), (data.test_split, test, test_images)
+        indices = [subset(len(source), count, seed) for _, source, count in both]
+        return tuple(Split(*each[:2], index) for each, index in zip(both, indices, strict=True))
     first = _split(data, data.train_split, train, train_images, seed, remedy)
     second = _split(data, data.test_split, test, test_images, seed, remedy)
     return first, matched(first, second, whole=len(first) == len(train))

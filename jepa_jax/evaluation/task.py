@@ -93,10 +93,14 @@ class Protocol:
         tuples of one of them.
       run: (Task, options) -> Result. With several processes all of them run it, and what the first
         finds counts.
-      needs: "features", or "model" if `Task.model` must be there.
+      needs: "features"; "model" if `Task.model` must be there; "masks" if the images have masks,
+        and need no labels.
+      images: (section `data` of a recipe, options, size) -> the section of images of its own, of
+        which the encoder sees the whole at that size; None if it takes those of the recipe.
     """
 
     name: str
     options: type
     run: Callable[[Task, Any], Result]
     needs: str = "features"
+    images: Callable[[ConfigDict, Any, tuple[int, int]], ConfigDict] | None = None
