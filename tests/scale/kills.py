@@ -34,6 +34,7 @@ from tests.scale.run_steps import shared_recipe
 PHASES = ("start", "compile", "step", "save", "evaluation")
 SAVE_EVERY, PROBE_EVERY = 5, 10  # steps
 EPOCH = 44  # steps
+BUSY = "Gloo context initialization failed: DEADLINE_EXCEEDED"
 
 
 def recipe(steps: int):
@@ -120,16 +121,41 @@ def disturbed(
       like: whose compiled programs are used; a start that is to be killed as it compiles has none.
       processes: of one start after the other, over and over.
     """
-    left, counts = list(kills), itertools.cycle(processes)
-    while left:
-        kill, saved, kill_processes = left[0], last_saved(workdir), next(counts)
-        cache = None if kill.phase == "compile" else like.cache
-        with Job(like.file, workdir, kill_processes, cache=cache) as job:
+    counts = itertools.cycle(processes)
+    for kill in kills:
+        while not start(like, workdir, next(counts), kill, rng):
+            print("a start ended as the machine was too busy; the next one goes on", flush=True)
+        yield kill
+    while not start(like, workdir, next(counts)):
+        print("a start ended as the machine was too busy; the next one goes on", flush=True)
+
+
+def start(
+    like: Undisturbed,
+    workdir: pathlib.Path,
+    processes: int,
+    kill: Kill | None = None,
+    rng: random.Random | None = None,
+) -> bool:
+    """One start of the run, which is killed, or else comes to its end.
+
+    Returns:
+      False if Gloo ended it before: one process was there half a minute before another one.
+    """
+    saved = last_saved(workdir)
+    cache = None if kill and kill.phase == "compile" else like.cache
+    with Job(like.file, workdir, processes, cache=cache) as job:
+        if kill:
             wait_for(kill.phase, job, like.windows[kill.phase], rng)
-            if job.ended():
-                if any(job.codes()):
-                    raise AssertionError(job.output())
-                raise AssertionError(f"the run was over before {len(left)} of the kills")
+        if not kill or job.ended():
+            if any(job.codes()):
+                check_restored(job, saved)
+                if BUSY in job.output():
+                    return False
+                raise AssertionError(job.output())
+            if kill:
+                raise AssertionError(f"the run was over before {kill}")
+        else:
             everyone = tuple(job.processes)
             kill.processes = len(everyone)
             kill.which = everyone if kill.everyone else (rng.choice(everyone),)
@@ -142,13 +168,8 @@ def disturbed(
             kill.codes = job.codes()
             kill.seconds = time.monotonic() - begun
             check(kill, job)
-            check_restored(job, saved)
-        yield left.pop(0)
-    saved = last_saved(workdir)
-    with Job(like.file, workdir, next(counts), cache=like.cache) as job:
-        if any(job.codes()):
-            raise AssertionError(job.output())
         check_restored(job, saved)
+    return True
 
 
 def wait_for(phase: str, job: Job, seconds: float, rng: random.Random) -> None:
