@@ -4,7 +4,8 @@
     python launch/benchmark.py checkpoint --config=configs/vitb16.py --config.train.batch_size=64
 
 data: JPEG files of 500×375, made from the recipe's images, to batches of random crops.
-checkpoint: a training step on noise with and without checkpoints, saves, restores.
+checkpoint: a training step on noise with and without checkpoints, events and watchdog; a save, a
+restore.
 """
 
 import os

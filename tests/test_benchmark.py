@@ -54,9 +54,9 @@ def test_checkpoints_are_measured(tmp_path, capsys):
     rows = checkpoint.measure(tiny(), tmp_path, steps=2, every=2, rounds=2)
     counts = collections.Counter(row["what"] for row in rows if row["seconds"] > 0)
     assert counts == {
-        "a step without checkpoints": 2,
+        "a step": 2,
         "a save": 2,
-        "a step with them": 2,
+        "a step with checkpoints, events and watchdog": 2,
         "the first restore": 1,
         "the first verification": 1,
         "a restore": 2,

@@ -1,4 +1,4 @@
-"""What checkpoints cost: a step with and without them, the time that a save blocks, a restore."""
+"""What it costs that a run cannot be lost: a step with and without it, a save, a restore."""
 
 import pathlib
 import statistics
@@ -18,16 +18,21 @@ from jepa_jax.config import mask_spec, mesh_shape
 from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 from jepa_jax.training.checksums import checksums
+from jepa_jax.training.ledger import Ledger
+from jepa_jax.training.rate import Rate
 from jepa_jax.training.setup import build_model, jit_step
+from jepa_jax.training.watchdog import Watchdog
+from jepa_jax.training.workdir import Workdir
 from jepa_jax.validation import validate
 
 STEPS_PER_EPOCH = 1000  # of schedules that are of no account here
+PLAIN, CAREFUL = "a step", "a step with checkpoints, events and watchdog"
 
 
 def measure(
     config: ConfigDict, folder: pathlib.Path, *, steps: int, every: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """Rounds of training without and with checkpoints, one after the other, and of restores.
+    """Rounds of training without and with precautions, one after the other, and of restores.
 
     Args:
       folder: on the disk that is to be measured.
@@ -35,17 +40,18 @@ def measure(
       every: so many steps the state is saved.
 
     Returns:
-      A row of what was done and how many seconds it took, for each: "a step without checkpoints",
-      "a step with them", "a save" (for as long as the steps wait for it), "a restore" and the
-      "verification" in it; "first" in a process, these two also compile.
+      A row of what was done and how many seconds it took, for each: PLAIN, a step that nothing else
+      is done about; CAREFUL, one with checkpoints, events.jsonl and watchdog; "a save" (for as long
+      as the steps wait for it), "a restore" and the "verification" in it; "first" in a process,
+      these two also compile.
     """
     training = _Training(config, folder)
     training.steps(1, save_every=1)  # compiles
     training.checkpoints.wait()
     training.took.clear()
     for _ in range(rounds):
-        training.timed("a step without checkpoints", lambda: training.steps(steps), steps)
-        training.timed("a step with them", lambda: training.steps(steps, every), steps)
+        training.timed(PLAIN, lambda: training.steps(steps), steps)
+        training.timed(CAREFUL, lambda: training.careful_steps(steps, every), steps)
         training.checkpoints.wait()
     for number in range(rounds + 1):
         first = "" if number else "the first "
@@ -64,6 +70,7 @@ class _Training:
 
     def __init__(self, config: ConfigDict, folder: pathlib.Path):
         validate(config, jax.device_count())
+        self._config, self._folder = config, folder
         self._mesh = make_mesh(mesh_shape(config, jax.device_count()))
         self._model = build_model(config, STEPS_PER_EPOCH)
         image = (*config.data.image_size, config.data.channels)
@@ -84,14 +91,29 @@ class _Training:
         action()
         self.took.append({"what": what, "seconds": (time.monotonic() - begin) / times})
 
-    def steps(self, number: int, save_every: int = 0) -> None:
+    def steps(self, number: int, save_every: int = 0, ledger: Ledger | None = None) -> None:
+        ledger = ledger or Ledger(lambda event, **fields: None)
+        rate = Rate(self._config.train.batch_size, ledger)
         for step in range(1, number + 1):
+            with rate.waiting():  # for images, of which there are some
+                batch = self._batch
             with jax.set_mesh(self._mesh):
-                self.state, _ = self._step(self._model, self.state, self._batch)
+                self.state, metrics = self._step(self._model, self.state, batch)
+            rate.tick(metrics.loss)
             if save_every and step % save_every == 0:
                 jax.block_until_ready(self.state)
-                self.timed("a save", self._save)
+                ledger.record("step", step=step)
+                with ledger("checkpoint", step=step):
+                    self.timed("a save", self._save)
         jax.block_until_ready(self.state)
+
+    def careful_steps(self, number: int, save_every: int) -> None:
+        workdir = Workdir(self._folder)
+        with (
+            Ledger(workdir.record) as ledger,
+            Watchdog(ledger, self._config.guard.hang_minutes, workdir.path / "stacks.txt"),
+        ):
+            self.steps(number, save_every, ledger)
 
     def _save(self) -> None:
         self.checkpoints.save(int(self.state.step), self.state, {})
@@ -111,7 +133,7 @@ def _noise(config: ConfigDict, mesh: jax.sharding.Mesh) -> ijepa.Batch:
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """A table of medians, with their spread."""
+    """A table of medians, with their spread, and what CAREFUL is to PLAIN, round by round."""
     table = Table("", "seconds", "lowest–highest", "times")
     seconds = defaultdict(list)
     for row in rows:
@@ -119,4 +141,6 @@ def report(rows: list[dict[str, Any]]) -> None:
     for what, values in seconds.items():
         spread = f"{min(values):.3g}–{max(values):.3g}"
         table.add_row(what, f"{statistics.median(values):.3g}", spread, str(len(values)))
-    Console().print(table)
+    ratios = [b / a for a, b in zip(seconds[PLAIN], seconds[CAREFUL], strict=True)]
+    spread = f"{min(ratios):.3f}–{max(ratios):.3f}"
+    Console().print(table, f"{CAREFUL}: {statistics.median(ratios):.3f} of one without ({spread})")
