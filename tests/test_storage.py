@@ -7,6 +7,7 @@ import contextlib
 import errno
 import itertools
 import json
+import logging
 import pathlib
 import re
 import time
@@ -93,13 +94,16 @@ def test_back_off_doubles_up_to_a_limit(monkeypatch):
     assert waits == [10, 20, 40, 80, 160, 320, 600, 600]
 
 
-def fail_in_background(monkeypatch, times: int) -> None:
-    """A full disk, in the thread in which orbax ends what it saves."""
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def fail_in_background(monkeypatch, times: int, error: Exception = FULL) -> None:
+    """In the thread in which orbax ends what it saves."""
     original, calls = ocp.StandardCheckpointHandler.finalize, itertools.count()
 
     def finalize(self, *args, **kwargs):
         if next(calls) < times:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise error
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", finalize)
@@ -120,6 +124,19 @@ def test_a_failure_in_the_background_is_noticed_and_costs_no_older_step(tmp_path
     kept.save(5, state(5), ABOUT)
     kept.wait()
     assert names(tmp_path) == [5]
+
+
+@pytest.mark.parametrize(("error", "logged"), [(FULL, False), (TypeError("mistake"), True)])
+def test_what_orbax_logs_of_failing_storage_is_left_out(tmp_path, monkeypatch, error, logged):
+    """And that alone: who looks for a mistake in a program needs to see where it is."""
+    records = []
+    kept = Checkpoints(tmp_path / "checkpoints", settings(), lambda line: None)
+    logger = logging.getLogger("absl")
+    monkeypatch.setattr(logger, "callHandlers", records.append)
+    fail_in_background(monkeypatch, 1, error)
+    kept.save(1, state(1), ABOUT)
+    kept.wait()
+    assert any(record.exc_info for record in records) == logged
 
 
 def test_the_age_of_the_last_good_one_ends_it(tmp_path):

@@ -8,6 +8,8 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
+import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -50,6 +52,18 @@ class Best:
         return [point.step == best for point in checkpoints]
 
 
+class _ToldOnce(logging.Filter):
+    """Leaves out what orbax logs, with hundreds of lines, of failing storage: it is raised too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        of_orbax = "orbax" in pathlib.Path(record.pathname).parts
+        return not (of_orbax and error and is_storage_failure(error))
+
+
+_told_once = _ToldOnce()  # one, so that it is added once
+
+
 class Store:
     """The checkpoints in a folder. Whatever fails raises what orbax and its storage raise.
 
@@ -58,6 +72,7 @@ class Store:
     """
 
     def __init__(self, folder: epath.Path, settings: ConfigDict):
+        logging.getLogger("absl").addFilter(_told_once)
         self.folder = folder
         self.best = Best(settings.checkpoint_best)
         keep = [policies.LatestN(settings.checkpoints_kept), self.best]
