@@ -15,12 +15,13 @@ from jepa_jax.errors import UserError
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images in an array, with or without the label of each."""
+    """Images in an array, with or without the label of each, and of each pixel."""
 
     name: str
     images: UInt8[np.ndarray, "n H W C"]
     label_of_each: Labels | None = None
     classes: tuple[str, ...] | None = None
+    masks: UInt8[np.ndarray, "n H W"] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -32,6 +33,18 @@ class ArraySource:
     def __getitem__(self, index: int) -> Example:
         label = int(self.label_of_each[index]) if self.labelled else None
         return Example(self.images[index], label, f"{self.name}[{index}]")
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """The class of each pixel of an image, 255 where it is not known.
+
+        Raises:
+          UserError: if there are no masks.
+        """
+        if self.masks is None:
+            raise UserError(
+                f"{self.name} has no array 'masks': give npz files with a class for each pixel"
+            )
+        return self.masks[index]
 
     def labels(self, indices: Indices) -> Labels:
         return self.label_of_each[indices]
@@ -53,12 +66,12 @@ def open_digits(data: ConfigDict, split: str) -> ArraySource:
 
 
 def open_npz(path: Path) -> ArraySource:
-    """The `images`, and the `labels` if there are any, of an npz file."""
+    """The `images`, and the `labels` and `masks` if there are any, of an npz file."""
     try:
         # Opened here, since np.load leaves a file open that it can't make sense of.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             keys = file.files
-            arrays = {key: file[key] for key in ("images", "labels") if key in keys}
+            arrays = {key: file[key] for key in ("images", "labels", "masks") if key in keys}
     except (
         *(OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error),
         RuntimeError,  # encrypted, or compressed in a way that Python doesn't know
@@ -85,4 +98,11 @@ def open_npz(path: Path) -> ArraySource:
                 f"{labels.max()}: number the classes from 0, or leave `labels` out"
             )
         labels = labels.astype(np.int32)
-    return ArraySource(str(path), images if images.ndim == 4 else images[..., None], labels)
+    masks = arrays.get("masks")
+    if masks is not None and (masks.dtype != np.uint8 or masks.shape != images.shape[:3]):
+        raise UserError(
+            f"{path}: masks must be uint8 {images.shape[:3]}, a class for each pixel, but are"
+            f" {masks.dtype} {masks.shape}"
+        )
+    images = images if images.ndim == 4 else images[..., None]
+    return ArraySource(str(path), images, labels, masks=masks)

@@ -30,7 +30,7 @@ def open_source(data: ConfigDict, split: str) -> Source:
     * `digits`: scikit-learn's 1,797 handwritten digits of 8×8; every fifth, from the first on,
       is in `data.test_split`, the rest in `data.train_split`.
     * `npz`: files with `images`, uint8 (n, H, W) or (n, H, W, C), and perhaps `labels`,
-      integers (n,) from 0 on.
+      integers (n,) from 0 on, and `masks`, uint8 (n, H, W).
     * `folder`: image files in a folder, a .zip or a .tar file (which are not unpacked), in class
       folders or all in one, which gives no labels. Images beside class folders are an error.
     * `tfds`: the data set `data.name` of TensorFlow Datasets (`imagenet2012:5.1.0`; without a

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
+from PIL import Image
+from PIL.Image import Resampling
 
 from jepa_jax.data.colour import Colours
 from jepa_jax.data.decoding import decode_box
@@ -83,12 +86,19 @@ class EvalView:
         return cls(size, data.channels, data.eval_crop, data.interpolation, data.resizer)
 
     def __call__(self, example: Example) -> Pixels:
-        def box(height: int, width: int) -> Box:
-            if self.whole:
-                return 0, 0, width, height
-            return centre_box(height, width, self.size, self.share)
+        return decode_box(
+            example, self.channels, self._box, self.size, self.interpolation, self.resizer
+        )
 
-        return decode_box(example, self.channels, box, self.size, self.interpolation, self.resizer)
+    def of_mask(self, mask: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "H W"]:
+        """The same part of a mask of classes, each pixel of the nearest one's class."""
+        box = self._box(*mask.shape)
+        return np.asarray(Image.fromarray(mask).resize(self.size[::-1], Resampling.NEAREST, box))
+
+    def _box(self, height: int, width: int) -> Box:
+        if self.whole:
+            return 0, 0, width, height
+        return centre_box(height, width, self.size, self.share)
 
 
 def mirrored(pixels: Pixels) -> Pixels:

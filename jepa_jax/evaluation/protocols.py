@@ -7,8 +7,9 @@ from jepa_jax.evaluation.linear import LINEAR
 from jepa_jax.evaluation.linear_sweep import LINEAR_SWEEP
 from jepa_jax.evaluation.lowlevel import LOW_LEVEL
 from jepa_jax.evaluation.lowshot import LOWSHOT
+from jepa_jax.evaluation.segmentation import SEGMENTATION, SYNTHETIC_SEGMENTATION
 from jepa_jax.evaluation.transfer import TRANSFER
 
-FEATURES = KNN, LINEAR, LINEAR_SWEEP, ATTENTIVE, LOWSHOT, TRANSFER, *LOW_LEVEL
-ALL = *FEATURES, FINETUNE, FINETUNE_FEW
+IMAGES = KNN, LINEAR, LINEAR_SWEEP, ATTENTIVE, LOWSHOT, TRANSFER, FINETUNE, FINETUNE_FEW
+ALL = *IMAGES, *LOW_LEVEL, SEGMENTATION, SYNTHETIC_SEGMENTATION
 PROTOCOLS = {protocol.name: protocol for protocol in ALL}

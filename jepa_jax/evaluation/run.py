@@ -152,6 +152,7 @@ class _ImageTasks:
             model=backbone.model,
             data=data,
             mesh=extractor.mesh,
+            view=extractor.view,
         )
         images = [
             (images_identity(each), None if each.labels is None else each.labels.tolist())

@@ -10,6 +10,7 @@ from etils import epath
 from jaxtyping import Float32, Int32
 from ml_collections import ConfigDict
 
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.evaluation.features import Features
 from jepa_jax.evaluation.splits import Split
 from jepa_jax.pretrained import Pretrained
@@ -30,6 +31,7 @@ class Task:
         features, or it is one of another framework.
       data: where the images come from; None where features were given.
       mesh: whose devices share the work.
+      view: what is seen of an image; None where features were given.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Task:
     model: Pretrained | None = None
     data: ConfigDict | None = None
     mesh: jax.sharding.Mesh | None = None
+    view: EvalView | None = None
 
     def features(
         self, split: Split, layers: int = 1, patches: bool = False
