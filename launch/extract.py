@@ -30,6 +30,7 @@ SPLIT = flags.DEFINE_string("split", "", "Of the data of --config; its training 
 OUT = flags.DEFINE_string("out", "", "The file to write: .npz or .array_record.")
 LAYERS = flags.DEFINE_integer("layers", 1, "So many of the last ones, side by side.", 1)
 PATCHES = flags.DEFINE_bool("patches", False, "A vector of each patch, not their average.")
+COUNT = flags.DEFINE_integer("count", None, "At most so many images, at random.", 1)
 ENCODER = flags.DEFINE_enum("encoder", "target", ["target", "context", "both"], "Which to take.")
 IMAGE_SIZE = flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH, if not that of the training.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of matrix products.")
@@ -42,6 +43,7 @@ def main() -> None:
     from jepa_jax.errors import UserError
     from jepa_jax.evaluation.extract import Asked, extract
     from jepa_jax.evaluation.opening import How, image_size
+    from jepa_jax.evaluation.splits import ALL
 
     if not CHECKPOINT.value or not OUT.value:
         raise UserError("say what to use and to write: --checkpoint=runs/digits --out=digits.npz")
@@ -54,6 +56,7 @@ def main() -> None:
             split=SPLIT.value,
             layers=LAYERS.value,
             patches=PATCHES.value,
+            count=COUNT.value or ALL,
             how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
         )
     )

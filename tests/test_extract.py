@@ -134,7 +134,7 @@ def test_class_folders_give_labels(tmp_path):
 def test_features_from_files_get_the_numbers_of_their_backbone(tmp_path):
     files = [str(tmp_path / f"{split}.npz") for split in ("train", "test")]
     for file in files:
-        extract(Asked("pixels", file, tiny(), split=pathlib.Path(file).stem))
+        extract(Asked("pixels", file, tiny(), split=pathlib.Path(file).stem, count=400))
     evaluate(
         Evaluation(
             ["pixels"],
@@ -142,6 +142,7 @@ def test_features_from_files_get_the_numbers_of_their_backbone(tmp_path):
             tiny(),
             out=str(tmp_path),
             features=[",".join(files)],
+            train_images=400,
             settings=["lowshot.shares=", "lowshot.per_class=5", "lowshot.draws=2"],
         )
     )

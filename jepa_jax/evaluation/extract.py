@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 from jepa_jax.config import defaults
 from jepa_jax.console import new_console, say
 from jepa_jax.data.sources import Source, open_source
+from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.features_file import Content, check_suffix, write
 from jepa_jax.evaluation.opening import How, check_names, open_backbone
-from jepa_jax.evaluation.splits import Split
+from jepa_jax.evaluation.splits import ALL, Split
 from jepa_jax.parallel.processes import is_first, wait_for_all
 from jepa_jax.parallel.sharding import make_mesh
 
@@ -31,6 +32,7 @@ class Asked:
       images: a folder, zip or tar file of images, in class folders or not.
       split: of the section `data`; "" for the training split.
       layers, patches: see `Task.features`.
+      count: at most so many images, at random; always the same ones.
     """
 
     checkpoint: str
@@ -40,6 +42,7 @@ class Asked:
     split: str = ""
     layers: int = 1
     patches: bool = False
+    count: int = ALL
     how: How = dataclasses.field(default_factory=How)
 
 
@@ -57,7 +60,7 @@ def extract(asked: Asked) -> None:
     check_suffix(out)
     check_names([asked.checkpoint])
     config = _config(asked)
-    split = whole_split(config.data, asked.split or config.data.train_split)
+    split = open_split(config.data, asked.split or config.data.train_split, asked.count)
     backbone = open_backbone(asked.checkpoint, config, asked.how)
     mesh = make_mesh((jax.device_count(), 1, 1))
     parts = out.with_name(f"{out.name}.parts")
@@ -78,10 +81,10 @@ def extract(asked: Asked) -> None:
     wait_for_all("extract")
 
 
-def whole_split(data: ConfigDict, name: str) -> Split:
-    """All images of a split, labelled or not."""
+def open_split(data: ConfigDict, name: str, count: int) -> Split:
+    """So many images of a split, or all, labelled or not."""
     source = open_source(data, name)
-    index = np.arange(len(source))
+    index = subset(len(source), count, seed=0)
     labels = source.labels(index) if source.labelled else None
     return Split(name, source, index, labels, source.classes)
 
