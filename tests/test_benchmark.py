@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from jepa_jax.benchmark import checkpoint
+from jepa_jax.benchmark import checkpoint, heads
 from jepa_jax.benchmark.data import compare, report
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
@@ -64,3 +64,10 @@ def test_checkpoints_are_measured(tmp_path, capsys):
     }
     checkpoint.report(rows)
     assert "a save" in capsys.readouterr().out
+
+
+def test_heads_are_measured(capsys):
+    heads.main("4", "3", "8", "1")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[-1] for row in rows][:1] == ["1.00"]
+    assert min(float(row[-5]) for row in rows) > 0

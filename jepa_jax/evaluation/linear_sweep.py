@@ -6,7 +6,7 @@ product: 24 cost far less than 24 times one.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -113,9 +113,11 @@ def linear_sweep(
 
     Raises:
       UserError: the shapes do not go together, training has fewer than two classes, or a head
-        needs more layers than there are.
+        needs more layers than there are, or there are no epochs.
     """
     _check(train_features, train_labels, test_features, test_labels, heads)
+    if epochs < 1:
+        raise UserError(f"linear_sweep.epochs={epochs}: give 1 or more")
     classes, labels = np.unique(train_labels, return_inverse=True)
     apart = held_out(len(labels), seed)
     run = partial(_accuracies, classes=len(classes), heads=heads, epochs=epochs, seed=seed)
@@ -143,22 +145,11 @@ def _accuracies(
     epochs: int,
     seed: int,
 ) -> tuple[float, ...]:
+    moments, size = moments_of(features), batch_size(len(features))
+    *_, params = train(
+        features, labels, moments, size, classes=classes, heads=heads, epochs=epochs, seed=seed
+    )
     groups = _groups(heads)
-    settings = {
-        group: jnp.asarray([(h.learning_rate, h.weight_decay) for h in members], jnp.float32)
-        for group, members in groups.items()
-    }
-    moments = _moments(features)
-    data = jax.device_put((features.astype(np.float32), labels.astype(np.int32)))
-    params = _init(jax.random.key(seed), settings, features.shape[2], classes)
-    opt_state = {group: jax.vmap(_lars(0.0, 0.0).init)(params[group]) for group in params}
-    size = batch_size(len(features))
-    for epoch in range(epochs):
-        rate = BATCH / REFERENCE_BATCH * 0.1 ** (epoch // DROP_EVERY)
-        key = jax.random.fold_in(jax.random.key(seed), epoch)
-        params, opt_state = _epoch(
-            params, opt_state, data, moments, settings, key, np.float32(rate), size=size
-        )
     right = dict.fromkeys(groups, 0)
     for start in range(0, len(test_features), CHUNK):
         part = slice(start, start + CHUNK)
@@ -171,6 +162,39 @@ def _accuracies(
         for head, count in zip(members, right[group], strict=True)
     }
     return tuple(shares[head] for head in heads)
+
+
+def train(
+    features: Float[np.ndarray, "n L D"],
+    labels: Int[np.ndarray, " n"],
+    moments: tuple[Array, Array],
+    size: int,
+    *,
+    classes: int,
+    heads: Sequence[Head],
+    epochs: int,
+    seed: int,
+) -> Iterator["Params"]:
+    """Yields the parameters of all heads after each epoch; they hold until the next is asked for.
+
+    Args:
+      moments: of the features; see `moments_of`.
+      size: images of a batch.
+    """
+    settings = {
+        group: jnp.asarray([(h.learning_rate, h.weight_decay) for h in members], jnp.float32)
+        for group, members in _groups(heads).items()
+    }
+    data = jax.device_put((features.astype(np.float32), labels.astype(np.int32)))
+    params = _init(jax.random.key(seed), settings, features.shape[2], classes)
+    opt_state = {group: jax.vmap(_lars(0.0, 0.0).init)(params[group]) for group in params}
+    for epoch in range(epochs):
+        rate = BATCH / REFERENCE_BATCH * 0.1 ** (epoch // DROP_EVERY)
+        key = jax.random.fold_in(jax.random.key(seed), epoch)
+        params, opt_state = _epoch(
+            params, opt_state, data, moments, settings, key, np.float32(rate), size=size
+        )
+        yield params
 
 
 Group = tuple[int, bool]  # what heads with the same input have in common: layers and norm
@@ -270,7 +294,7 @@ def _epoch(
     return jax.lax.scan(step, (params, opt_state), order)[0]
 
 
-def _moments(features: Float[np.ndarray, "n L D"]) -> tuple[Array, Array]:
+def moments_of(features: Float[np.ndarray, "n L D"]) -> tuple[Array, Array]:
     """Mean and 1 / standard deviation of each feature (L, D); constant ones become 0."""
     mean, std = (f(features, axis=0, dtype=np.float64) for f in (np.mean, np.std))
     scale = np.where(np.ptp(features, axis=0) > 0, 1 / np.maximum(std, 1e-12), 0)
