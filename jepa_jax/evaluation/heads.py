@@ -33,7 +33,7 @@ class Recipe:
       learning_rates: that are tried, at the end of the warm-up; from there a cosine to 0.
     """
 
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     weight_decay: float = 0.05
     epochs: int = 20
     batch_size: int = 256

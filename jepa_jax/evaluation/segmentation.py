@@ -93,7 +93,11 @@ def mean_iou(confusion: Int[np.ndarray, "C C"]) -> float:
 
 @dataclass(frozen=True)
 class Options(Recipe):
+    """A linear head bears higher rates, and an image gives many patches to a batch."""
+
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
     epochs: int = 10
+    batch_size: int = 64
     layers: int = 1
 
 
