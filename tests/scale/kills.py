@@ -1,6 +1,7 @@
 """Kills a run again and again, and compares what comes out with a run that nobody disturbed.
 
     python -m tests.scale.kills [--kills=20] [--terms=10] [--processes=1] [--seed=0]
+        [--folder=FOLDER]
 
 Each kill comes at a random moment of a start, a compilation, a step, a save or an evaluation, by
 SIGKILL (a "kill") or SIGTERM (a "term"); of several processes it takes one or all. The same command
@@ -10,6 +11,7 @@ the end, or, where the number of processes changed, if a loss is off by more tha
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -241,13 +243,15 @@ def main() -> int:
     parser.add_argument("--terms", type=int, default=10)
     parser.add_argument("--processes", default="1", help="of each start, such as 2,1,4")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=pathlib.Path, help="a new one, where the runs stay")
     args = parser.parse_args()
     processes = [int(number) for number in args.processes.split(",")]
     rng = random.Random(args.seed)
     console = Console(width=120)
-    steps = 20 + 6 * (args.kills + args.terms)
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
+    steps = 20 + 4 * (args.kills + args.terms)
+    with contextlib.ExitStack() as stack:
+        folder = args.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
         straight, workdir = Undisturbed.of(folder, steps, processes[0]), folder / "disturbed"
         console.print({name: round(seconds, 3) for name, seconds in straight.windows.items()})
         kills = plan(args.kills, args.terms, rng)
