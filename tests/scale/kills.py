@@ -33,7 +33,7 @@ from tests.scale.endings import WITHIN, differences, loss_differences
 from tests.scale.jobs import Job
 from tests.scale.run_steps import shared_recipe
 
-PHASES = ("start", "compile", "step", "save", "evaluation")
+PHASES = ("step", "save", "evaluation", "compile", "start")  # most to lose first
 SAVE_EVERY, PROBE_EVERY = 5, 10  # steps
 EPOCH = 44  # steps
 BUSY = "Gloo context initialization failed: DEADLINE_EXCEEDED"
