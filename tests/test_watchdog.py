@@ -100,6 +100,18 @@ def test_a_disk_that_hangs_keeps_nobody(begin, tmp_path):
     assert "in hang_here" in errors
 
 
+def test_a_worker_that_was_stopped_ends_too(begin):
+    body = """
+    import multiprocessing, os, signal
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=[300])
+    worker.start()
+    os.kill(worker.pid, signal.SIGSTOP)
+    """
+    process = begin(f"{textwrap.dedent(body)}{HANG}hang_here()")
+    process.communicate(timeout=60)  # to the end of all who hold its output
+    assert process.returncode == HUNG
+
+
 def test_a_run_that_gets_on_is_let_alone(begin):
     process = begin("for _ in range(30): time.sleep(0.1); ledger.enter('step')")
     _, errors = process.communicate(timeout=20)

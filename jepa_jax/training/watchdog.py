@@ -1,6 +1,7 @@
 """Ends a run that stands still, and says where it does."""
 
 import faulthandler
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -70,6 +71,8 @@ class Watchdog:
         keeping = threading.Thread(target=self._keep, args=[reason], daemon=True)
         keeping.start()
         keeping.join(PATIENCE)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that was stopped does not see that it is alone
         exit_now(HUNG)
 
     def _keep(self, reason: str) -> None:
