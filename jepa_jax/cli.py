@@ -22,6 +22,7 @@ def run(
     main: Callable[..., int | None],
     words: Sequence[str] = (),
     config: Callable[[str], ConfigDict | None] | None = None,
+    several: str | None = None,
 ) -> None:
     """Parses the flags, calls `main` and exits with what it returns.
 
@@ -29,18 +30,23 @@ def run(
       words: one of them must follow the command's name, such as "data", or "run DIR" where
         something must follow it; `main` is called with the word and what follows.
       config: where no --config is given, what takes its place, from the value of --checkpoint.
+      several: what must follow the command's name instead of `words`, once or more.
     """
     # File names and class names may hold what a terminal can't show; that ends no run.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = main(*_parse(words, config))
+        code = main(*_parse(words, config, several))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.code
     sys.exit(code)
 
 
-def _parse(words: Sequence[str], config: Callable[[str], ConfigDict | None] | None) -> list[str]:
+def _parse(
+    words: Sequence[str],
+    config: Callable[[str], ConfigDict | None] | None,
+    several: str | None,
+) -> list[str]:
     from jepa_jax.validation import unknown_key  # brings JAX, which worker processes do without
 
     app.define_help_flags()
@@ -61,6 +67,10 @@ def _parse(words: Sequence[str], config: Callable[[str], ConfigDict | None] | No
         rest = flags.FLAGS(sys.argv)[1:]
     except Exception as error:  # whatever a recipe may raise, it is run here
         raise UserError(f"flags or recipe: {_summary(error)}") from error
+    if several:
+        if not rest:
+            raise UserError(f"say what is meant: {several}")
+        return rest
     meant = [word.split() for word in words if word.split()[0] in rest[:1]]
     if words and not (meant and len(meant[0]) <= len(rest)):
         raise UserError(f"say what is meant, before the flags: {' or '.join(words)}")

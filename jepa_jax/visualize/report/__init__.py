@@ -1,0 +1,1 @@
+"""A report of runs: one HTML file that needs nothing else."""

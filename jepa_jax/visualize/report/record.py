@@ -1,0 +1,117 @@
+"""What is known of a run, from its folder alone."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jepa_jax.config import defaults
+from jepa_jax.errors import UserError
+from jepa_jax.interop.runs import find_checkpoint
+from jepa_jax.training.goodput import Account, goodput
+from jepa_jax.training.workdir import Workdir
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One run. Settings and versions are flat: "optim.learning_rate" -> 0.001."""
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]  # versions and mesh of the newest checkpoint; {} without one
+    rows: Sequence[Row]  # of metrics.jsonl
+    events: Sequence[Row]
+    results: Row | None  # if it is finished
+    pictures: dict[str, epath.Path]
+
+    @functools.cached_property
+    def account(self) -> Account | None:
+        """Where the time went."""
+        return goodput(self.events)
+
+    @functools.cached_property
+    def device_hours(self) -> float | None:
+        """Hours of all devices together while a process was up; None if not known."""
+        mesh = [self.environment.get(f"mesh.{axis}") for axis in ("replica", "fsdp", "tensor")]
+        if self.account is None or None in mesh:
+            return None
+        up = self.account.total - self.account.seconds["down"]
+        return up / 3600 * mesh[0] * mesh[1] * mesh[2]
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of the rows that have the number, by step."""
+        found = {row["step"]: row[name] for row in self.rows if is_number(row.get(name))}
+        return sorted(found.items())
+
+    def of(self, event: str) -> list[Row]:
+        """The events of this kind."""
+        return [row for row in self.events if row["event"] == event]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_record(path: epath.PathLike, name: str) -> Record:
+    """The run in a folder, which may be under way.
+
+    Raises:
+      UserError: if there is none.
+    """
+    folder = epath.Path(path).expanduser()
+    if not (folder / "config.json").exists():
+        raise UserError(f"{path} holds no config.json: give the --workdir of a run")
+    workdir = Workdir(folder, writes=False)
+    try:
+        about = find_checkpoint(folder).about
+    except UserError:  # none yet, or a damaged one: the rest is still worth telling
+        about = {}
+    environment = {part: about[part] for part in ("versions", "mesh") if part in about}
+    pictures = sorted(folder.glob("*.png")) + sorted((folder / "pictures").glob("*.png"))
+    return Record(
+        name,
+        dict(flat(workdir.config() or {})),
+        dict(flat(environment)),
+        workdir.rows(),
+        workdir.events(),
+        workdir.results(),
+        {file.stem: epath.Path(file) for file in pictures},  # the later ones count
+    )
+
+
+def read_records(paths: Sequence[str]) -> list[Record]:
+    """The runs, each with a name that tells it from the others: the end of its path."""
+    if len({os.path.abspath(path) for path in paths}) < len(paths):
+        raise UserError("a run is named twice: give each folder once")
+    parts = [os.path.abspath(path).split(os.sep) for path in paths]
+    length = 1
+    while len({tuple(part[-length:]) for part in parts}) < len(parts):
+        length += 1
+    names = ["/".join(part[-length:]) for part in parts]
+    return [read_record(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all, in their order."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [key for key in keys if len({json.dumps(table.get(key)) for table in tables}) > 1]
+
+
+def plain_settings() -> dict[str, Any]:
+    """The defaults, as a stored config would have them."""
+    return dict(flat(json.loads(defaults().to_json())))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = ""):
+    """(dotted key, value) of all leaves."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
