@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from jepa_jax.console import clock
+from jepa_jax.training import doctor
+from jepa_jax.training.doctor import diagnosed
 from jepa_jax.training.goodput import LINES
 from jepa_jax.visualize.report import html
 from jepa_jax.visualize.report.charts import chart, color
@@ -23,6 +25,7 @@ CURVES = {
     "weight_decay": "weight decay",
     "momentum": "EMA momentum",
 }
+BAD, SOUND = (doctor.WARNING, doctor.ILL), "It found nothing wrong."
 COUNTS = ("step", "skipped", "skipped_in_a_row", "broken_images")  # told in the overview
 CAPTIONS = {
     "masks": "What the encoder sees of an image, and the blocks that it has to predict.",
@@ -34,8 +37,14 @@ CAPTIONS = {
     "retrieval": "Predicted blocks as collages of the real patches with the nearest features.",
     "map": "Images with like features lie together (t-SNE); labels are only colours.",
 }
+# Of what time went to, in the order of LINES.
 COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#E69F00", "#555555")
-COLORS += ("#D55E00", "#F0E442", "#8a5a2b", "#332288")  # of what time went to, in the order of LINES
+COLORS += (
+    "#D55E00",
+    "#F0E442",
+    "#8a5a2b",
+    "#332288",
+)
 
 
 def overview(runs: Sequence[Record], price: float | None, currency: str) -> str:
@@ -67,19 +76,22 @@ def overview(runs: Sequence[Record], price: float | None, currency: str) -> str:
 
 
 def verdicts(runs: Sequence[Record]) -> str:
-    """What the diagnosis said, in its words."""
+    """What the doctor said, in its words, and when that was over."""
     parts = []
     for run in runs:
-        said = run.of("verdict")
-        if not said:
+        looks, said = len(diagnosed(run.rows)), run.of("verdict")
+        if not (looks or said):
             continue
         parts.append(f"<h3>{html.text(run.name)}</h3>")
+        healthy = "" if any(verdict.get("severity") in BAD for verdict in said) else SOUND
+        parts.append(html.paragraph(f"The doctor looked {looks:,} times. {healthy}", "pale"))
         for verdict in said:
-            kind = html.text(verdict.get("severity", ""))
-            words = f"step {verdict.get('step', 0):,}, {verdict.get('name', '')}: "
+            kind, name = html.text(verdict.get("severity", "")), verdict.get("name", "")
+            words = verdict.get("text") or "no longer so"
             parts.append(
                 f'<div class="verdict {kind}"><strong>{kind}</strong> '
-                f"{html.text(words + str(verdict.get('text', '')))}</div>"
+                + html.text(f"step {verdict.get('step', 0):,}, {name}: {words}")
+                + "</div>"
             )
     return html.section("Verdicts", *parts)
 
@@ -220,7 +232,8 @@ def pictures(runs: Sequence[Record]) -> str:
 def legend(runs: Sequence[Record]) -> str:
     """Which colour is which run."""
     names = "".join(
-        f'<span><span class="key" style="background:{color(i)}"></span> {html.text(run.name)}</span>'
+        f'<span><span class="key" style="background:{color(i)}"></span>'
+        f" {html.text(run.name)}</span>"
         for i, run in enumerate(runs)
     )
     return f'<div class="runs">{names}</div>'
