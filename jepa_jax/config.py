@@ -125,6 +125,10 @@ def defaults() -> ConfigDict:
     c.probe.test_images = 10_000
     c.probe.neighbours = 20
 
+    c.logging = ConfigDict()
+    c.logging.to = ""  # tensorboard,wandb,mlflow: any of them, beside metrics.jsonl
+    c.logging.project = "jepa_jax"  # of wandb, or experiment of mlflow
+
     c.mesh = ConfigDict()
     c.mesh.replica = -1  # devices; -1 takes those that the others leave
     c.mesh.fsdp = 1

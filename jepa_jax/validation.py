@@ -20,6 +20,7 @@ from jepa_jax.ijepa import LOSSES
 from jepa_jax.masks import STYLES
 from jepa_jax.models.transformer import REMAT_POLICIES
 from jepa_jax.models.vit import SIZES
+from jepa_jax.training.loggers import LOGGERS, check_loggers, logger_names
 
 CHOICES = {
     "data.source": SOURCES,
@@ -107,6 +108,9 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
         _check_choice(key, _get(config, key), choices)
     for key, (length, low, high) in RANGES.items():
         _check_range(key, _get(config, key), length, low, high)
+    for name in logger_names(config):
+        _check_choice("logging.to", name, tuple(LOGGERS))
+    check_loggers(logger_names(config))
     _check_sources(config.data)
     _check_images(config)
     _check_model(config)

@@ -22,6 +22,7 @@ FREE = (
     "guard.roll_backs",
     "guard.hang_minutes",
     "doctor.",
+    "logging.",
     "probe.",
     "model.unroll",
     "model.remat",

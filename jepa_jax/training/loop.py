@@ -1,6 +1,7 @@
 """The story of a run, from a config and a folder to a table of what was learned."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
 from jepa_jax.config import mask_spec
+from jepa_jax.console import new_console, say
 from jepa_jax.data.broken import Broken
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
@@ -22,6 +24,7 @@ from jepa_jax.training.checkpoints import with_sharding
 from jepa_jax.training.doctor import Doctor
 from jepa_jax.training.goodput import account_table, goodput
 from jepa_jax.training.guard import Diverged, Watch
+from jepa_jax.training.loggers import Loggers, logger_names
 from jepa_jax.training.metrics import measure, numbers
 from jepa_jax.training.progress import Display, introduction, result_table
 from jepa_jax.training.rate import IN_FLIGHT, Rate
@@ -72,7 +75,11 @@ def go_on(run: Run, changes: Sequence[str]) -> int:
     run.ledger.record("start", processes=jax.process_count())
     state, start = restore(run)
     run.ledger.record("restore", step=start.step)
-    with Display(run.total, start.step) as display, StopWish() as stop:
+    with (
+        new_loggers(run, start.step) as loggers,
+        Display(run.total, start.step, loggers) as display,
+        StopWish() as stop,
+    ):
         display.say(introduction(run.config, run.shapes.params, run.loader, run.total))
         if run.mesh.size > 1:
             display.say(placement_table(run.shapes, run.sharding))
@@ -107,6 +114,14 @@ class Start(NamedTuple):
     step: int = 0  # finished
     skipped_batches: int = 0  # by roll-backs: step s gets the batch s + skipped_batches
     roll_backs: int = 0
+
+
+def new_loggers(run: Run, start: int) -> Loggers:
+    """Those that the config asks for, on the first process."""
+    names = logger_names(run.config) if processes.is_first() else ()
+    return Loggers(
+        names, run.config, run.workdir.path, start, functools.partial(say, new_console())
+    )
 
 
 def restore(run: Run) -> tuple[ijepa.State, Start]:
@@ -211,7 +226,7 @@ def steps(
                 broken.settle()
                 row = {"step": step, **found, **rate.measure(), "broken_images": len(broken)}
                 if diagnosing:
-                    row |= diagnosis(run, state, batch)
+                    row |= diagnosis(run, state, batch, step, display)
                 run.workdir.append(row)
                 ledger.record("step", step=step)
                 display.update(row)
@@ -235,14 +250,16 @@ def steps(
     return state, step
 
 
-def diagnosis(run: Run, state: ijepa.State, batch: ijepa.Batch) -> dict[str, float | None]:
+def diagnosis(
+    run: Run, state: ijepa.State, batch: ijepa.Batch, step: int, display: Display
+) -> dict[str, float | None]:
     """What the features and predictions look like."""
     before = run.ledger.enter("diagnosis")
     with jax.set_mesh(run.mesh):
-        found = measure(run.model, state, batch)
-    found = numbers(jax.device_get(found))
+        found = jax.device_get(measure(run.model, state, batch))
+    display.diagnosed(step, found)
     run.ledger.enter(before)
-    return found
+    return numbers(found)
 
 
 def probe(run: Run, state: ijepa.State, step: int, display: Display) -> None:
@@ -275,6 +292,7 @@ def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
     rows, folder = run.workdir.rows(), run.workdir.path
     with storage_of("a picture"):
         draw_run(run.config, run.model, state.target, rows, folder, run.mesh)
+    display.drawn(run.total, folder)
     results = {"step": run.total, "accuracy": accuracy}
     run.workdir.finish(results)
     return results

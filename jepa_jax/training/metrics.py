@@ -99,6 +99,14 @@ def numbers(measures: Measures) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
+def eigenvalues(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " m"]:
+    """Those above float32's rounding, the largest first; none if `gram` isn't finite."""
+    if not np.isfinite(gram).all():
+        return np.zeros(0)
+    values = np.linalg.eigvalsh(np.asarray(gram, np.float64))[::-1]
+    return values[values > 1e-7 * max(values[0], 0)]
+
+
 def spectrum(gram: Float[np.ndarray, "n n"]) -> dict[str, float]:
     """rank, participation and alpha, see `numbers`; NaN where all features are the same.
 
@@ -107,8 +115,7 @@ def spectrum(gram: Float[np.ndarray, "n n"]) -> dict[str, float]:
     """
     if not np.isfinite(gram).all():
         return dict.fromkeys(("rank", "participation", "alpha"), math.nan)
-    values = np.linalg.eigvalsh(np.asarray(gram, np.float64))[::-1]
-    values = values[values > 1e-7 * max(values[0], 0)]  # below is float32's rounding
+    values = eigenvalues(gram)
     if not len(values):
         return {"rank": 1.0, "participation": 1.0, "alpha": math.nan}
     share = np.sqrt(values) / np.sqrt(values).sum()

@@ -4,6 +4,8 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,12 +14,19 @@ from jepa_jax import console
 from jepa_jax.config import architecture
 from jepa_jax.console import clock, new_console, progress_bar
 from jepa_jax.parallel.processes import is_first
+from jepa_jax.training.loggers import Loggers
+from jepa_jax.training.metrics import Measures, eigenvalues
 
 
 class Display:
-    """Shows the steps of a run, on the first of its processes; to be used as a context."""
+    """Shows the steps of a run, on the first of its processes; to be used as a context.
 
-    def __init__(self, total: int, start: int):
+    Args:
+      loggers: what else is to get them.
+    """
+
+    def __init__(self, total: int, start: int, loggers: Loggers | None = None):
+        self._loggers = loggers
         self.console = new_console(quiet=not is_first())
         self.total = total
         self._start, self._begun = start, time.monotonic()
@@ -33,6 +42,8 @@ class Display:
 
     def update(self, row: dict[str, Any]) -> None:
         """One row of metrics."""
+        if self._loggers:
+            self._loggers.scalars(row["step"], row)
         loss = float("nan") if row["loss"] is None else row["loss"]
         values = (
             f"loss {loss:.4f}  {row['images_per_second'] or 0:,.0f} images/s"
@@ -49,10 +60,22 @@ class Display:
 
     def probed(self, step: int, scores: dict[str, float]) -> None:
         """What the probes found."""
+        if self._loggers:
+            self._loggers.scalars(step, scores)
         self.say(
             f"step {step}: k-NN {scores['knn']:.1%}, linear probe {scores['linear']:.1%}"
             " on held-out images"
         )
+
+    def diagnosed(self, step: int, found: Measures) -> None:
+        """The spread of the features' directions; their numbers come with the row."""
+        if self._loggers and len(values := eigenvalues(found.gram)):
+            self._loggers.histogram(step, "log10_eigenvalues", np.log10(values))
+
+    def drawn(self, step: int, folder: epath.Path) -> None:
+        """Pictures in a folder."""
+        for file in sorted(folder.glob("*.png")) if self._loggers else ():
+            self._loggers.image(step, file.stem, file)
 
     def say(self, text: RenderableType) -> None:
         """A line, or a table."""
