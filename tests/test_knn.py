@@ -103,3 +103,11 @@ def test_wrong_input_is_answered_in_one_line(change, message):
     with pytest.raises(UserError, match=message) as error:
         knn.knn_accuracy(**arguments | change)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_nearer_is_decided_in_float64():
+    """Cosines that are the same in float32, of which the later image's is the larger."""
+    near = np.array([[1.0, 1e-4], [1.0, 0.9999e-4], [0.0, 1.0]], np.float32)
+    found = knn.nearest(near, np.array([0, 1, 2]), np.array([[1.0, 0.0]], np.float32), 2)
+    assert np.float32(found.similarity[0, 0]) == np.float32(found.similarity[0, 1])
+    assert found.labels.tolist() == [[1, 0]]

@@ -8,19 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float64, Int
 
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_input
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
 CHUNK = 256  # test images compared at a time: bounds memory at CHUNK × n similarities
+CHUNK_EXACT = 32  # the same for the float64 cosines
+SPARE = 8  # neighbours that float32 may confuse with the last ones
 
 
 class Neighbours(NamedTuple):
     """Of each of m images the k most similar ones of training, the most similar first."""
 
-    similarity: Float32[np.ndarray, "m k"]  # cosine
+    similarity: Float64[np.ndarray, "m k"]  # cosine
     labels: Int[np.ndarray, "m k"]
 
     def vote(self, count: int, temperature: float | None = None) -> Int[np.ndarray, " m"]:
@@ -29,14 +31,15 @@ class Neighbours(NamedTuple):
         Args:
           temperature: a vote's weight is exp(similarity / temperature); None: all weigh the same.
         """
-        classes, labels = np.unique(self.labels, return_inverse=True)
-        similarity = self.similarity
+        classes, labels = np.unique(self.labels[:, :count], return_inverse=True)
+        similarity = self.similarity[:, :count]
         # Relative to the nearest, no temperature overflows, and the votes' order is the same.
-        relative = (similarity - similarity[:, :1]) / np.float32(temperature or np.inf)
-        weight = np.where(np.arange(similarity.shape[1])[None] < count, np.exp(relative), 0)
-        arrays = labels.reshape(self.labels.shape).astype(np.int32), weight.astype(np.float32)
-        # Explicit transfers: the training loop, which may call this, forbids the implicit ones.
-        return classes[jax.device_get(_vote(*jax.device_put(arrays), classes=len(classes)))]
+        weight = np.exp((similarity - similarity[:, :1]) / (temperature or np.inf))
+        winners = [
+            np.bincount(row, votes, len(classes)).argmax()
+            for row, votes in zip(labels.reshape(weight.shape), weight, strict=True)
+        ]
+        return classes[winners]
 
 
 def nearest(
@@ -47,11 +50,21 @@ def nearest(
 ) -> Neighbours:
     """The `count` training images most similar by cosine (all of them, if there are fewer).
 
-    Of equally similar images the earlier is taken.
+    Found in float32 on the device, with some to spare, which are then put in the order of their
+    float64 cosines: so what is nearer than another does not depend on the device. Of equally
+    similar images the earlier is taken.
     """
-    features = (np.asarray(part, np.float32) for part in (train_features, test_features))
-    found = _nearest(*jax.device_put(tuple(features)), count=min(count, len(train_features)))
-    similarity, index = jax.device_get(found)
+    train, test = (np.asarray(part, np.float32) for part in (train_features, test_features))
+    # Explicit transfers: the training loop, which may call this, forbids the implicit ones.
+    found = _nearest(*jax.device_put((train, test)), count=min(count + SPARE, len(train)))
+    index = np.sort(jax.device_get(found), axis=1)
+    similarity = np.empty(index.shape)
+    for start in range(0, len(test), CHUNK_EXACT):
+        chunk = slice(start, start + CHUNK_EXACT)
+        candidates, images = _unit(train[index[chunk]]), _unit(test[chunk])
+        similarity[chunk] = np.einsum("mkd,md->mk", candidates, images)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    similarity, index = (np.take_along_axis(part, order, 1) for part in (similarity, index))
     return Neighbours(similarity, np.asarray(train_labels)[index])
 
 
@@ -92,32 +105,23 @@ def knn_accuracy(
 @partial(jax.jit, static_argnames="count")
 def _nearest(
     train: Float[Array, "n D"], test: Float[Array, "m D"], *, count: int
-) -> tuple[Float[Array, "m k"], Int[Array, "m k"]]:
-    train = _unit(train)
+) -> Int[Array, "m k"]:
+    length = jnp.linalg.norm(train, axis=-1, keepdims=True)
+    train = train / jnp.where(length > 0, length, 1)
 
-    def compare(feature: Float[Array, "D"]):
-        # Full precision: a TPU's default rounds to bfloat16, which swaps close neighbours.
-        return tuple(jax.lax.top_k(jnp.matmul(train, feature, precision="highest"), count))
+    def compare(feature: Float[Array, "D"]) -> Int[Array, " k"]:
+        # Full precision: a TPU's default rounds to bfloat16, which swaps close neighbours. The
+        # length of the test image has no say in the order.
+        return jax.lax.top_k(jnp.matmul(train, feature, precision="highest"), count)[1]
 
-    return jax.lax.map(compare, _unit(test), batch_size=CHUNK)
-
-
-@partial(jax.jit, static_argnames="classes")
-def _vote(
-    labels: Int[Array, "m k"], weight: Float[Array, "m k"], *, classes: int
-) -> Int[Array, "m"]:
-    def count(row):
-        labels, weight = row
-        ballots = jax.nn.one_hot(labels, classes, dtype=weight.dtype)
-        return jnp.argmax(jnp.matmul(weight, ballots, precision="highest"))
-
-    return jax.lax.map(count, (labels, weight), batch_size=CHUNK)
+    return jax.lax.map(compare, test, batch_size=CHUNK)
 
 
-def _unit(x: Float[Array, "n D"]) -> Float[Array, "n D"]:
-    """Rows of length 1; a zero row stays zero, and so is similar to nothing."""
-    length = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.where(length > 0, length, 1)
+def _unit(x: Float[np.ndarray, "... D"]) -> Float64[np.ndarray, "... D"]:
+    """Vectors of length 1; a zero vector stays zero, and so is similar to nothing."""
+    x = x.astype(np.float64)
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
 
 
 @dataclass(frozen=True)
