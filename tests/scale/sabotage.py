@@ -90,7 +90,7 @@ def targets_in_the_context(c: ConfigDict) -> Iterator[None]:
 
     def careless(key, spec, size, start=0):
         """K patches of the whole grid, whether they are targets or not."""
-        rng = np.random.default_rng(jax.random.key_data(key))
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
         draws = [rng.permutation(spec.num_patches)[: spec.num_context] for _ in range(size)]
         return sample(key, spec, size, start)._replace(context=np.sort(draws, 1).astype(np.int32))
 
