@@ -1,11 +1,21 @@
 """Measures how fast things are, next to peers on the same machine.
 
+    python launch/benchmark.py step --config=configs/vitb16.py --peer=torch --out=step.jsonl
+    python launch/benchmark.py step --config=configs/vitb16.py --compare=step.jsonl
+    python launch/benchmark.py scaling --config=configs/digits.py --over=tokens
+    python launch/benchmark.py attention --config=configs/vitb16.py --shape=8,196,12,768
+    python launch/benchmark.py masks --config=configs/vitl16.py
     python launch/benchmark.py data --config=configs/vitb16.py --workers=2 --peer=torch
     python launch/benchmark.py checkpoint --config=configs/vitb16.py --config.train.batch_size=64
 
+step: the recipe's training step on noise: images/s, MFU, compile time, memory, host time; and how
+  long it waits for the recipe's own images.
+scaling: the step as batch, tokens, depth or devices grow.
+attention: implementations, at the shape of the recipe's target encoder or another.
+masks: drawing them, and its share of a step.
 data: JPEG files of 500×375, made from the recipe's images, to batches of random crops.
 checkpoint: a training step on noise with and without checkpoints, events and watchdog; a save, a
-restore.
+  restore.
 """
 
 import os
@@ -20,11 +30,18 @@ from jepa_jax import cli
 
 CONFIG = cli.config_flag()
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Of each contender, one after the other.", 1)
+PEER = flags.DEFINE_enum("peer", None, ["torch"], "step, data: compare with it.")
+OUT = flags.DEFINE_string("out", None, "File for the JSON lines that are also printed.")
+COMPARE = flags.DEFINE_string("compare", None, "step: a file of an earlier --out.")
+STEPS = flags.DEFINE_integer("steps", None, "Of a round; step, scaling: 5, checkpoint: 100.", 1)
+OVER = flags.DEFINE_enum("over", "batch", ["batch", "tokens", "depth", "devices"], "scaling.")
+SHAPE = flags.DEFINE_list("shape", None, "attention: B,N,H,D; without it, the recipe's.")
+CHIP = flags.DEFINE_string("chip", "NVIDIA H100", "masks: of the step to hold them against.")
+CHIPS = flags.DEFINE_integer("chips", 8, "masks: how many do that step.", 1)
+MFU = flags.DEFINE_float("mfu", 0.5, "masks: share of their peak that it reaches.", 0.01, 1.0)
 IMAGES = flags.DEFINE_integer("images", 4096, "data: how many files.", 1)
 WORKERS = flags.DEFINE_integer("workers", 1, "data: processes that decode them.", 0)
-SECONDS = flags.DEFINE_float("seconds", 10.0, "data: of a round.", 0.1)
-PEER = flags.DEFINE_enum("peer", None, ["torch"], "data: compare with it.")
-STEPS = flags.DEFINE_integer("steps", 100, "checkpoint: of a round.", 1)
+SECONDS = flags.DEFINE_float("seconds", 10.0, "data, masks: of a round.", 0.1)
 EVERY = flags.DEFINE_integer("every", 50, "checkpoint: steps between two.", 1)
 FOLDER = flags.DEFINE_string("folder", None, "checkpoint: on the disk to measure.")
 
@@ -34,33 +51,81 @@ def main(what: str) -> None:
     import pathlib
     import tempfile
 
-    from jepa_jax.benchmark import checkpoint, data
     from jepa_jax.errors import UserError
 
     if CONFIG.value is None:
         raise UserError("give a recipe: --config=configs/vitb16.py")
     with tempfile.TemporaryDirectory(dir=FOLDER.value) as name:
-        folder = pathlib.Path(name)
-        if what == "data":
-            rows = data.compare(
-                CONFIG.value,
-                folder,
-                images=IMAGES.value,
-                workers=WORKERS.value,
-                seconds=SECONDS.value,
-                rounds=ROUNDS.value,
-                peer=PEER.value is not None,
-            )
-        else:
-            steps, every, rounds = STEPS.value, EVERY.value, ROUNDS.value
-            rows = checkpoint.measure(CONFIG.value, folder, steps=steps, every=every, rounds=rounds)
-    for row in rows:
-        print(json.dumps(row))
-    if what == "data":
-        data.report(rows, max(1, WORKERS.value))
-    else:
-        checkpoint.report(rows)
+        rows, report = MEASURES[what](CONFIG.value, pathlib.Path(name))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    print(lines, end="")
+    if OUT.value:
+        pathlib.Path(OUT.value).write_text(lines)
+    report(rows)
 
+
+def step(config, folder):
+    from jepa_jax.benchmark.step import compare
+    from jepa_jax.benchmark.step_report import read, report, report_change
+
+    before = read(COMPARE.value) if COMPARE.value else None
+    peer, steps = PEER.value is not None, STEPS.value or 5
+    rows = compare(config, folder, steps=steps, rounds=ROUNDS.value, peer=peer)
+
+    def tell(rows):
+        report(rows)
+        if before:
+            report_change(before, rows)
+
+    return rows, tell
+
+
+def scaling(config, folder):
+    from jepa_jax.benchmark.scaling import measure, report
+
+    steps, rounds = STEPS.value or 5, ROUNDS.value
+    return measure(config, folder, over=OVER.value, steps=steps, rounds=rounds), report
+
+
+def attention(config, folder):
+    from jepa_jax.benchmark.attention import measure, report, shape_of
+
+    shape = shape_of(config, SHAPE.value)
+    return measure(shape, config.model.dtype, ROUNDS.value), report
+
+
+def masks(config, folder):
+    from jepa_jax.benchmark.masks import measure, report
+
+    step = {"chip": CHIP.value, "chips": CHIPS.value, "mfu": MFU.value}
+    return measure(config, rounds=ROUNDS.value, seconds=SECONDS.value, **step), report
+
+
+def data(config, folder):
+    import functools
+
+    from jepa_jax.benchmark.data import compare, report
+
+    rows = compare(
+        config,
+        folder,
+        images=IMAGES.value,
+        workers=WORKERS.value,
+        seconds=SECONDS.value,
+        rounds=ROUNDS.value,
+        peer=PEER.value is not None,
+    )
+    return rows, functools.partial(report, workers=max(1, WORKERS.value))
+
+
+def checkpoint(config, folder):
+    from jepa_jax.benchmark.checkpoint import measure, report
+
+    steps, every, rounds = STEPS.value or 100, EVERY.value, ROUNDS.value
+    return measure(config, folder, steps=steps, every=every, rounds=rounds), report
+
+
+MEASURES = {each.__name__: each for each in (step, scaling, attention, masks, data, checkpoint)}
 
 if __name__ == "__main__":
-    cli.run(main, words=("data", "checkpoint"))
+    cli.run(main, words=tuple(MEASURES))

@@ -3,9 +3,10 @@
 import collections
 import importlib.util
 
+import numpy as np
 import pytest
 
-from jepa_jax.benchmark import checkpoint, heads
+from jepa_jax.benchmark import attention, checkpoint, heads, masks, scaling, step, step_report
 from jepa_jax.benchmark.data import compare, report
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
@@ -33,7 +34,10 @@ def test_our_input_is_measured(config, tmp_path, capsys):
     assert "jepa_jax fast" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+
+
+@needs_torch
 def test_the_peer_takes_turns_with_ours(config, tmp_path):
     rows = compare(config, tmp_path, peer=True, **SHORT)
     assert [row["contender"] for row in rows] == [
@@ -71,3 +75,98 @@ def test_heads_are_measured(capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[-1] for row in rows][:1] == ["1.00"]
     assert min(float(row[-5]) for row in rows) > 0
+
+
+def test_a_step_is_measured_beside_the_same_work_in_torch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(step, "STYLES", ("plain",) if importlib.util.find_spec("torch") else ())
+    rows = step.compare(tiny(), tmp_path, steps=2, rounds=2, peer=True)
+    assert [len(row["rounds"]) for row in rows] == [2] * len(rows)
+    assert rows[0]["context"] == [64, 4]
+    assert 0 <= rows[0]["input"]["input_wait"] <= 1
+    step_report.report(rows)
+    step_report.report_change(rows, rows)
+    told = capsys.readouterr().out
+    assert "images/s" in told
+    assert "1.000×" in told
+
+
+ROW = {
+    "contender": "jepa_jax",
+    "device": "TPU v4",
+    "devices": 4,
+    "dtype": "bfloat16",
+    "parameters": 7,
+    "images": [32, 8, 8, 3],
+    "context": [32, 4],
+    "targets": [32, 4, 4],
+    "flops": 55e12,
+    "sheet_peak": 275e12,
+    "rounds": [
+        {"step_seconds": seconds, "host_seconds": 0.01, "peak_bytes": 9, "measured_peak": 1e14}
+        for seconds in (0.1, 0.2, 0.9)
+    ],
+}
+
+
+def test_what_follows_from_a_step():
+    found = step_report.summary(ROW)
+    assert found["images_per_second"] == pytest.approx(160)
+    assert found["mfu"] == pytest.approx(0.25)
+
+
+def test_other_work_is_not_compared():
+    with pytest.raises(UserError, match="another targets"):
+        step_report.report_change([ROW], [ROW | {"targets": [32, 4, 5]}])
+
+
+def test_what_is_no_earlier_run(tmp_path):
+    (tmp_path / "rows").write_text("{}\n")
+    with pytest.raises(UserError, match="give what --out wrote"):
+        step_report.read(str(tmp_path / "rows"))
+
+
+def test_a_step_on_more_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "FACTORS", (2,))
+    (row,) = scaling.measure(tiny(), tmp_path, over="devices", steps=1, rounds=1)
+    assert (row["size"], row["devices"], row["images"][0]) == (2, 2, 128)
+
+
+def test_growth_is_told_beside_that_of_the_flops(capsys):
+    rows = [
+        ROW | {"over": "batch", "size": size, "flops": 55e12 * size**2, "rounds": ROW["rounds"]}
+        for size in (1, 2, 4)
+    ]
+    scaling.report(rows)
+    assert "time ∝ batch^0.00; by its FLOPs it would be 2.00" in capsys.readouterr().out
+
+
+def test_a_power_law_is_found():
+    sizes = [1, 2, 4, 8]
+    assert scaling.exponent(sizes, 3 * np.sqrt(sizes)) == pytest.approx(0.5)
+
+
+def test_attention_is_measured(capsys):
+    shape = attention.shape_of(tiny())
+    assert shape == (64, 16, 2, 16)
+    rows = attention.measure(shape, "float32", rounds=2)
+    assert [len(row["backward"]) for row in rows] == [2, 2]
+    attention.report(rows)
+    assert "jax.nn xla" in capsys.readouterr().out
+
+
+def test_a_shape_without_heads():
+    with pytest.raises(UserError, match="multiple of H"):
+        attention.shape_of(tiny(), ["8", "16", "3", "16"])
+
+
+def test_masks_are_measured(capsys):
+    step = {"chip": "NVIDIA H100", "chips": 8, "mfu": 0.5}
+    rows = masks.measure(tiny(), rounds=2, seconds=0.05, **step)
+    assert rows[0]["images_per_second"] > 0
+    masks.report(rows)
+    assert "4×4" in capsys.readouterr().out
+
+
+def test_an_unknown_chip():
+    with pytest.raises(UserError, match="--chip=abacus is none of"):
+        masks.measure(tiny(), rounds=1, seconds=0.1, chip="abacus", chips=1, mfu=0.5)

@@ -43,10 +43,10 @@ def train_batches(
             with masks.on_host():
                 key = jax.random.fold_in(seed_key, step)
             drawn = masks.sample(key, spec, loader.local_size, start=loader.first_row)
-            yield _to_devices(Batch(batch["images"], drawn), sharding)
+            yield to_devices(Batch(batch["images"], drawn), sharding)
 
 
-def _to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
+def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )

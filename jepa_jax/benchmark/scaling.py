@@ -1,0 +1,100 @@
+"""How a step's cost grows with batch, tokens, depth or devices, beside what its FLOPs say."""
+
+import pathlib
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from jepa_jax.benchmark.contender import start_all, take_turns
+from jepa_jax.benchmark.step import our_contender
+from jepa_jax.benchmark.step_report import median
+from jepa_jax.config import architecture, grid
+
+FACTORS = (1, 2, 4, 8)
+
+
+def measure(
+    config: ConfigDict, folder: pathlib.Path, *, over: str, steps: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Rounds of steps of a recipe and of larger ones.
+
+    Args:
+      over: what grows from the recipe's to eightfold: "batch"; "tokens", by taller images; "depth",
+        of the encoder; or "devices", each with the recipe's batch (weak scaling), into which the
+        CPU is split.
+
+    Returns:
+      A row for each size: "over", "size", and those of `jepa_jax.benchmark.step`.
+    """
+    contenders, sizes = [], {}
+    for factor in FACTORS:
+        name = f"{over}_{factor}"
+        grown, sizes[name] = _grown(config, over, factor)
+        devices = factor if over == "devices" else None
+        contenders.append(our_contender(name, grown, folder, devices))
+    with ExitStack() as running:
+        for each in contenders:
+            running.callback(each.stop)
+        rows = start_all(contenders)
+        take_turns(contenders, rows, steps=steps, rounds=rounds)
+    return [{"over": over, "size": sizes[name], **row} for name, row in rows.items()]
+
+
+def _grown(config: ConfigDict, over: str, factor: int) -> tuple[ConfigDict, int]:
+    """A recipe that is so many times as large in one respect, and its size in that respect."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        if over in ("batch", "devices"):
+            config.train.batch_size *= factor
+        elif over == "tokens":
+            height, width = config.data.image_size
+            config.data.image_size = (height * factor, width)
+        else:
+            config.model.depth = architecture(config)["depth"] * factor
+    rows, columns = grid(config)
+    sizes = {
+        "batch": config.train.batch_size,
+        "tokens": rows * columns,
+        "depth": architecture(config)["depth"],
+        "devices": factor,
+    }
+    return config, sizes[over]
+
+
+def exponent(sizes: list[float], values: list[float]) -> float:
+    """k of the power law values ∝ sizesᵏ that fits best."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of the seconds of a step, and of its FLOPs: the parts of a CPU share its cores."""
+    sizes = [row["size"] for row in rows]
+    seconds = [median(row, "step_seconds") for row in rows]
+    flops = [row["flops"] for row in rows]
+    return {"seconds": exponent(sizes, seconds), "flops": exponent(sizes, flops)}
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """A table, and the exponents."""
+    table = Table(rows[0]["over"], "step, ms", "lowest–highest", "images/s", "GFLOP/s")
+    for row in rows:
+        seconds = [each["step_seconds"] for each in row["rounds"]]
+        middle = median(row, "step_seconds")
+        table.add_row(
+            str(row["size"]),
+            f"{1e3 * middle:,.1f}",
+            f"{1e3 * min(seconds):,.1f}–{1e3 * max(seconds):,.1f}",
+            f"{row['images'][0] / middle:,.1f}",
+            f"{row['flops'] / middle / 1e9:,.0f}",
+        )
+    console = Console()
+    console.print(table)
+    found = exponents(rows)
+    console.print(
+        f"a step takes time ∝ {rows[0]['over']}^{found['seconds']:.2f};"
+        f" by its FLOPs it would be {found['flops']:.2f}"
+    )

@@ -1,0 +1,109 @@
+"""How fast a recipe's training step is: ours beside a PyTorch step, in alternating rounds."""
+
+import json
+import pathlib
+import pickle
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jepa_jax import masks
+from jepa_jax.benchmark.contender import Contender, start_all, take_turns
+from jepa_jax.config import architecture, grid, mask_spec
+from jepa_jax.errors import UserError
+
+PEER = pathlib.Path(__file__).parents[2] / "tests" / "peers" / "torch_step.py"
+OURS = "jepa_jax"
+STYLES = ("plain", "best")  # of the peer
+SAME = ("dtype", "devices", "parameters", "images", "context", "targets")  # of the same work
+INPUT_STEPS = 10  # on the recipe's own images
+
+
+def compare(
+    config: ConfigDict, folder: pathlib.Path, *, steps: int, rounds: int, peer: bool
+) -> list[dict[str, Any]]:
+    """Rounds of steps of each contender, one after the other, so that all share a machine's moods.
+
+    The peer gets the same shapes: images of the same size, as many context patches, and targets
+    padded to the same length. It attends to the padding and counts it in the loss, which ours
+    leaves out after having computed it. Its images come normalised, as its loader's workers would
+    make them, and its masks are those of one batch; ours are normalised and drawn in each step.
+
+    Args:
+      folder: for what the contenders are told.
+      steps: of a round.
+      peer: also the PyTorch step, "torch plain" and "torch best", in the same precision.
+
+    Returns:
+      A row for each contender: what it is about, and "rounds": what each round took.
+
+    Raises:
+      UserError: if one fails, or they would not do the same work.
+    """
+    ours = our_contender(OURS, config, folder)
+    peers = [_peer(style, config, folder) for style in STYLES if peer]
+    with ExitStack() as running:
+        for each in (ours, *peers):
+            running.callback(each.stop)
+        rows = start_all([ours, *peers])
+        for each in peers:
+            _check_same(rows[OURS], rows[each.name])
+        take_turns([ours, *peers], rows, steps=steps, rounds=rounds)
+        rows[OURS]["input"] = ours.ask("input", INPUT_STEPS)
+    return list(rows.values())
+
+
+def our_contender(
+    name: str, config: ConfigDict, folder: pathlib.Path, devices: int | None = None
+) -> Contender:
+    """Our training step in a process of its own.
+
+    Args:
+      devices: into so many the CPU is split.
+    """
+    path = folder / f"{name}.pickle"
+    path.write_bytes(pickle.dumps(config.copy_and_resolve_references()))
+    # Processes that start anew for each round compile once.
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"programs_{name}")}
+    if devices:
+        split = f"--xla_force_host_platform_device_count={devices}"
+        environment |= {"XLA_FLAGS": split, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "jepa_jax.benchmark.ours", str(path)]
+    return Contender(name, command, environment)
+
+
+def _peer(style: str, config: ConfigDict, folder: pathlib.Path) -> Contender:
+    setup, drawn = folder / "setup.json", folder / "masks.npz"
+    setup.write_text(json.dumps({"sizes": _sizes(config), "dtype": config.model.dtype}))
+    jax.config.update("jax_platforms", "cpu")  # the accelerator is the contenders'
+    batch = masks.sample(jax.random.key(0), mask_spec(config), config.train.batch_size)
+    np.savez(drawn, **batch._asdict())
+    return Contender(f"torch {style}", [sys.executable, str(PEER), str(setup), str(drawn), style])
+
+
+def _sizes(config: ConfigDict) -> dict[str, Any]:
+    """What the peer's networks are made of."""
+    size = architecture(config)
+    return size | {
+        "grid": grid(config),
+        "patch_size": config.model.patch_size,
+        "channels": config.data.channels,
+        "predictor_width": config.predictor.width,
+        "predictor_depth": config.predictor.depth,
+        "predictor_heads": config.predictor.heads or size["heads"],
+    }
+
+
+def _check_same(ours: dict[str, Any], other: dict[str, Any]) -> None:
+    """Refuses to compare what is not the same work.
+
+    Raises:
+      UserError: naming the difference.
+    """
+    for key in SAME:
+        if ours[key] != other[key]:
+            raise UserError(f"{other['contender']} has {key} {other[key]}, ours {ours[key]}")
