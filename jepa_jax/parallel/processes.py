@@ -61,6 +61,8 @@ def start(
             raise UserError(f"--process={process} must be one of 0 to {processes - 1}")
     elif "1" in (os.environ.get("SLURM_NTASKS"), os.environ.get("OMPI_COMM_WORLD_SIZE")):
         return
+    # It catches SIGTERM and tells nobody; one that comes before the loop listens must end the run.
+    jax.config.update("jax_enable_preemption_service", False)
     patience = threading.Timer(start_seconds, _not_all_came, [start_seconds])
     patience.daemon = True
     patience.start()

@@ -2,12 +2,14 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from jepa_jax.exits import FINISHED, HUNG, STOPPED
 from tests.scale.endings import metrics
-from tests.scale.jobs import Job
+from tests.scale.jobs import ROOT, Job, free_port
 
 
 def losses(workdir) -> dict[int, float]:
@@ -41,3 +43,16 @@ def test_a_process_that_does_not_come_up(undisturbed, tmp_path):
         assert job.codes() == (HUNG,), job.output()
     line = job.output().strip().splitlines()[-1]
     assert line.startswith("error: not all processes came up within 3")
+
+
+def test_a_signal_before_the_run_listens_ends_it():
+    """JAX would catch it, to tell those who ask it, and the run would never stop."""
+    program = (
+        "import os, signal, time\n"
+        "from jepa_jax.parallel import processes\n"
+        f"where = 'localhost:{free_port()}', 1, 0\n"
+        "processes.start(*where, start_seconds=60, heartbeat_seconds=10)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "time.sleep(20)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == -signal.SIGTERM
