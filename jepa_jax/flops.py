@@ -34,13 +34,22 @@ def step_flops(config: ConfigDict) -> int:
     projected = spec.num_context + spec.num_targets * spec.block_length  # tokens in and out
     predict = 3 * (
         2 * projected * width * config.predictor.width
-        + spec.num_targets * transformer_flops(length, **predictor)
+        + spec.num_targets * transformer_flops(length, **predictor, last=spec.block_length)
     )
     return images * (target + context + predict)
 
 
-def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float) -> int:
-    """Forward FLOPs of a stack of blocks over one sequence of so many tokens."""
-    weights = 4 * width**2 + 2 * width * round(width * mlp_ratio)  # of a block's kernels
+def transformer_flops(
+    tokens: int, width: int, depth: int, mlp_ratio: float, last: int | None = None
+) -> int:
+    """Forward FLOPs of a stack of blocks over one sequence of so many tokens.
+
+    Args:
+      last: of how many tokens the last block gives the result; None: of all.
+    """
+    qkv = 3 * width**2  # of a block's kernels, a token
+    rest = width**2 + 2 * width * round(width * mlp_ratio)
     attention = 2 * tokens * width  # logits and their mix, a token
-    return 2 * depth * tokens * (weights + attention)
+    full = tokens * (qkv + rest + attention)
+    final = full if last is None else tokens * qkv + last * (rest + attention)
+    return 2 * ((depth - 1) * full + final)

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 
 
 def attention(
-    query: Float[Array, "B H N E"],
+    query: Float[Array, "B H Q E"],
     key: Float[Array, "B H N E"],
     value: Float[Array, "B H N E"],
     length: Int[Array, " B"] | None = None,
-) -> Float[Array, "B H N E"]:
+) -> Float[Array, "B H Q E"]:
     """softmax(query·keyᵀ / √E)·value for each head; the softmax is taken in float32.
 
     Args:

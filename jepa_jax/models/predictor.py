@@ -57,8 +57,6 @@ class Predictor(nn.Module):
             self.remat,
             self.unroll,
             name="transformer",
-        )(jnp.concatenate([seen, asked], axis=1), length)
-
-        x = x[:, -patches:]
+        )(jnp.concatenate([seen, asked], axis=1), length, last=patches)
         x = Dense((self.output_width,), self.dtype, name="output")(x)
         return x.reshape(batch, blocks, patches, self.output_width)

@@ -76,13 +76,13 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
-    ) -> Float[Array, "B N D"]:
+        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None, last: int = 0
+    ) -> Float[Array, "B last|N D"]:
         width = x.shape[-1]
         # Heads are the first of the output axes, so that a mesh can split them.
         qkv = Dense((self.heads, 3, width // self.heads), self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))
-        mixed = jnp.moveaxis(attention(query, key, value, length), 1, 2)
+        mixed = jnp.moveaxis(attention(query[:, :, -last:], key, value, length), 1, 2)
         return Dense((width,), self.dtype, input_axes=2, name="projection")(mixed)
 
 
@@ -100,6 +100,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and an MLP, each added to what comes in.
 
+    With `last`, only for so many of the last tokens, which attend to all.
+
     For drop path, a collection "drop_path" may hold `keep`, (2, B): what the change of each image
     by the attention and by the MLP is multiplied with.
     """
@@ -110,12 +112,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
-    ) -> tuple[Float[Array, "B N D"], None]:
+        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None, last: int = 0
+    ) -> tuple[Float[Array, "B last|N D"], None]:
         attend = SelfAttention(self.heads, self.dtype, name="attention")
         # What the blocks add up stays in float32, as under PyTorch's autocast.
-        change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
-        x = x + self._kept(change, 0)
+        change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length, last).astype(
+            x.dtype
+        )
+        x = x[:, -last:] + self._kept(change, 0)
         mlp = MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         change = mlp(LayerNorm(self.dtype, name="norm_mlp")(x)).astype(x.dtype)
         x = x + self._kept(change, 1)
@@ -143,13 +147,16 @@ class Transformer(nn.Module):
         x: Float[Array, "B N D"],
         length: Int[Array, " B"] | None = None,
         layers: int = 1,
-    ) -> Float[Array, "B N layers*D"]:
+        last: int = 0,
+    ) -> Float[Array, "B last|N layers*D"]:
         """Tokens to tokens, both float32.
 
         Args:
           length: how many of the N are real; None for all.
           layers: so many of the last blocks' tokens, each after the final norm, are given side by
             side, the last block's at the end.
+          last: only so many of the last tokens are wanted, 0 for all; layers is 1 then. In the last
+            block the others cost only their keys and values.
         """
         block = Block
         if self.remat != "none":
@@ -164,13 +171,29 @@ class Transformer(nn.Module):
         sizes = self.heads, self.mlp_ratio, self.dtype
         norm = LayerNorm(jnp.float32, name="norm")
         x = split_by_batch(x)
+        if last and not self.is_initializing():
+            return norm(self._last_tokens(block(*sizes, parent=None), x, length, last))
         if layers == 1:
             x, _ = nn.scan(block, in_axes=nn.broadcast, **scan)(*sizes, name="blocks")(x, length)
-            return norm(x)
+            return norm(x[:, -last:])
         stack = nn.scan(_keeping(self.depth - layers, length), **scan)
         kept = jnp.zeros((layers, *x.shape), x.dtype)
         (_, kept), _ = stack(block(*sizes, name="blocks"), (x, kept), jnp.arange(self.depth))
         return jnp.concatenate([norm(tokens) for tokens in kept], axis=-1)
+
+    def _last_tokens(
+        self, block: nn.Module, x: Float[Array, "B N D"], length: Int[Array, " B"] | None, last: int
+    ) -> Float[Array, "B last D"]:
+        """The blocks on the same stacked parameters, the last of them by itself."""
+        stacked = self.variables["params"]["blocks"]
+
+        def apply(x, params, last=0):
+            return block.apply({"params": params}, x, length, last)
+
+        earlier = jax.tree.map(lambda leaf: leaf[:-1], stacked)
+        x, _ = jax.lax.scan(apply, x, earlier, unroll=min(self.unroll, max(1, self.depth - 1)))
+        x, _ = apply(x, jax.tree.map(lambda leaf: leaf[-1], stacked), last)
+        return x
 
 
 def _keeping(first: int, length: Int[Array, " B"] | None):
