@@ -26,6 +26,7 @@ from jepa_jax.training.goodput import account_table, goodput
 from jepa_jax.training.guard import Diverged, Watch
 from jepa_jax.training.loggers import Loggers, logger_names
 from jepa_jax.training.metrics import measure, numbers
+from jepa_jax.training.programs import keep_programs
 from jepa_jax.training.progress import Display, introduction, result_table
 from jepa_jax.training.rate import IN_FLIGHT, Rate
 from jepa_jax.training.run import Run, claim, prepare
@@ -62,6 +63,7 @@ def train(
                 display.say(result_table(results["accuracy"]))
         return FINISHED
     stacks = run.workdir.path / f"stacks_{jax.process_index()}.txt"
+    keep_programs(run.workdir.path / "programs")
     with run.ledger, Watchdog(run.ledger, config.guard.hang_minutes, stacks):
         return go_on(run, changes)
 
