@@ -72,11 +72,15 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path.parent)
+    before = set(tmp_path.parent.iterdir())
     assert log("mlflow", tmp_path) == []
     assert log("mlflow", tmp_path, start=2) == []
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     history = client.get_metric_history((tmp_path / "mlflow_id").read_text(), "loss")
     assert [point.step for point in history] == [1, 2, 3, 4]
+    assert list((tmp_path / "mlflow").rglob("*.png"))
+    assert set(tmp_path.parent.iterdir()) == before
 
 
 class Recorder:

@@ -167,7 +167,7 @@ import numpy as np
 from jepa_jax.config import defaults
 from jepa_jax.data.mixture import mixed
 from jepa_jax.data.protocol import Example
-from jepa_jax.evaluation import probe
+from jepa_jax.evaluation import probe, splits
 from jepa_jax.parallel.sharding import make_mesh
 
 class Fake:
@@ -180,7 +180,7 @@ class Fake:
 begun = time.monotonic()
 train = mixed([Fake(14_000_000), Fake(1_281_167)], [3.0, 1.0])
 train = pickle.loads(pickle.dumps(train))
-probe.open_source = lambda data, split: Fake(100_000)
+splits.open_source = lambda data, split: Fake(100_000)
 config = defaults()
 made = probe.Probe(config, train, make_mesh((1, 1, 1)))
 train[len(train) - 1]

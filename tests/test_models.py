@@ -10,6 +10,7 @@ import pytest
 from jepa_jax.models import vit
 from jepa_jax.models.positions import sincos_2d
 from jepa_jax.models.predictor import Predictor
+from jepa_jax.models.transformer import Transformer
 from jepa_jax.models.vit import Encoder
 
 
@@ -215,3 +216,31 @@ def test_prediction_depends_on_context_and_position(predictor):
     before = apply(module, params, context, index, targets, length)
     assert (before != apply(module, params, context + 1, index, targets, length)).any()
     assert (before[0, 0, 0] != before[0, 0, 1]).any()
+
+
+@pytest.mark.parametrize("change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 2}])
+def test_how_predictions_are_computed_changes_nothing(predictor, change: dict):
+    module, params, arguments = predictor
+
+    def gradient(variant: Predictor):
+        def loss(params):
+            return jnp.square(variant.apply(params, *arguments)).mean()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        gradient(module),
+        gradient(module.copy(**change)),
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_last_tokens_alone_are_those_among_all(depth: int):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 16)), jnp.float32)
+    length = jnp.asarray([5, 4], jnp.int32)
+    module = Transformer(depth, heads=2)
+    params = jax.tree.map(lambda leaf: 10 * leaf, module.init(jax.random.key(0), x, length))
+    alone = module.apply(params, x, length, last=2)
+    everyone = module.apply(params, x, length)
+    np.testing.assert_allclose(alone, everyone[:, -2:], rtol=1e-5, atol=1e-6)

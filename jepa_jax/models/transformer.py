@@ -69,20 +69,24 @@ class Dense(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; heads come first, so that each is one matrix product."""
+    """Multi-head self-attention; heads come first, so that each is one matrix product.
+
+    With `last`, only so many of the last tokens ask; all are attended to.
+    """
 
     heads: int
     dtype: jnp.dtype
+    last: int = 0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None, last: int = 0
+        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
     ) -> Float[Array, "B last|N D"]:
         width = x.shape[-1]
         # Heads are the first of the output axes, so that a mesh can split them.
         qkv = Dense((self.heads, 3, width // self.heads), self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))
-        mixed = jnp.moveaxis(attention(query[:, :, -last:], key, value, length), 1, 2)
+        mixed = jnp.moveaxis(attention(query[:, :, -self.last :], key, value, length), 1, 2)
         return Dense((width,), self.dtype, input_axes=2, name="projection")(mixed)
 
 
@@ -109,17 +113,16 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: float
     dtype: jnp.dtype
+    last: int = 0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None, last: int = 0
+        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B last|N D"], None]:
-        attend = SelfAttention(self.heads, self.dtype, name="attention")
+        attend = SelfAttention(self.heads, self.dtype, self.last, name="attention")
         # What the blocks add up stays in float32, as under PyTorch's autocast.
-        change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length, last).astype(
-            x.dtype
-        )
-        x = x[:, -last:] + self._kept(change, 0)
+        change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
+        x = x[:, -self.last :] + self._kept(change, 0)
         mlp = MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         change = mlp(LayerNorm(self.dtype, name="norm_mlp")(x)).astype(x.dtype)
         x = x + self._kept(change, 1)
@@ -172,7 +175,8 @@ class Transformer(nn.Module):
         norm = LayerNorm(jnp.float32, name="norm")
         x = split_by_batch(x)
         if last and not self.is_initializing():
-            return norm(self._last_tokens(block(*sizes, parent=None), x, length, last))
+            earlier = block(*sizes, parent=None)
+            return norm(self._last_tokens(earlier, earlier.clone(last=last), x, length))
         if layers == 1:
             x, _ = nn.scan(block, in_axes=nn.broadcast, **scan)(*sizes, name="blocks")(x, length)
             return norm(x[:, -last:])
@@ -182,17 +186,17 @@ class Transformer(nn.Module):
         return jnp.concatenate([norm(tokens) for tokens in kept], axis=-1)
 
     def _last_tokens(
-        self, block: nn.Module, x: Float[Array, "B N D"], length: Int[Array, " B"] | None, last: int
+        self, block: nn.Module, final: nn.Module, x: Float[Array, "B N D"], length
     ) -> Float[Array, "B last D"]:
-        """The blocks on the same stacked parameters, the last of them by itself."""
+        """The blocks on the same stacked parameters, the last of them, `final`, by itself."""
         stacked = self.variables["params"]["blocks"]
 
-        def apply(x, params, last=0):
-            return block.apply({"params": params}, x, length, last)
+        def apply(x, params):
+            return block.apply({"params": params}, x, length)
 
         earlier = jax.tree.map(lambda leaf: leaf[:-1], stacked)
         x, _ = jax.lax.scan(apply, x, earlier, unroll=min(self.unroll, max(1, self.depth - 1)))
-        x, _ = apply(x, jax.tree.map(lambda leaf: leaf[-1], stacked), last)
+        x, _ = final.apply({"params": jax.tree.map(lambda leaf: leaf[-1], stacked)}, x, length)
         return x
 
 

@@ -106,17 +106,20 @@ class MLflow:
     def __init__(self, folder: epath.Path, config: ConfigDict, start: int):
         import mlflow
 
-        uri = os.environ.get(
-            "MLFLOW_TRACKING_URI", f"sqlite:///{os.path.abspath(folder)}/mlflow.db"
-        )
-        self._client = mlflow.MlflowClient(uri)
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        own = os.path.abspath(folder)
+        self._client = mlflow.MlflowClient(uri or f"sqlite:///{own}/mlflow.db")
 
         def create() -> str:
             found = self._client.get_experiment_by_name(config.logging.project)
             experiment = (
                 found.experiment_id
                 if found
-                else self._client.create_experiment(config.logging.project)
+                else self._client.create_experiment(
+                    config.logging.project,
+                    # Pictures too; MLflow would put them where the command was started.
+                    artifact_location=None if uri else f"file://{own}/mlflow",
+                )
             )
             run = self._client.create_run(experiment, run_name=folder.name)
             for key, value in _flat(config.to_dict()):
