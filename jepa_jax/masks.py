@@ -57,14 +57,15 @@ class MaskSpec:
     Attributes:
       grid: rows and columns of patches.
       style: how blocks are drawn.
-        "paper": a size for each image, scale and aspect ratio independent, blocks anywhere on the
+
+        * "paper": a size for each image, scale and aspect ratio independent, blocks anywhere on the
           grid, K of the remaining context patches kept at random.
-        "reference": the published code's. One size for the whole batch; one random number sets
+        * "reference": the published code's. One size for the whole batch; one random number sets
           scale and aspect ratio; a block's last possible row and column are never used; the
           context is cut in raster order. (The published code cuts to the shortest of each batch;
           here K is the same in every batch, so that the step compiles once.)
-        "block": one large target block; the context is the rest, cut to what the largest leaves.
-        "random": a target of scattered patches; the context is the rest.
+        * "block": one large target block; the context is the rest, cut to what the largest leaves.
+        * "random": a target of scattered patches; the context is the rest.
       num_targets: M, blocks to predict. None, here and below: as the style has it.
       target_scale: least and largest share of the grid's patches in a target block.
       target_aspect: least and largest height / width of a target block.

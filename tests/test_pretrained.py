@@ -1,8 +1,6 @@
 """`jepa_jax.load(path).features(images)`, on a run of ours."""
 
 import json
-import pathlib
-import re
 import shutil
 
 import jax
@@ -16,8 +14,6 @@ from jepa_jax.errors import UserError
 from jepa_jax.training.setup import build_model
 from tests.saving import save_run
 from tests.tiny import tiny
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +130,3 @@ def test_a_damaged_run(run, tmp_path):
     about.write_text("{")
     with pytest.raises(UserError, match="is no checkpoint of a run, or damaged"):
         jepa_jax.load(tmp_path)
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/interop.md"])
-def test_the_example_of_the_docs(run, tmp_path, monkeypatch, page):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "digits").symlink_to(run[0])
-    monkeypatch.chdir(tmp_path)
-    example = re.search(r"```python\n([^`]*jepa_jax\.load.*?)```", (ROOT / page).read_text(), re.S)
-    names = {"images": images(4)}
-    exec(example[1], names)
-    assert names["features"].shape == (4, 16)
