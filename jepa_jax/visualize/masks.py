@@ -66,7 +66,7 @@ def mask_overlay(
             index = targets[i, m, : lengths[i, m]]
             color = COLORS[m % len(COLORS)]
             figures.show(axis, tinted(pixels[i], index, grid, color), size)
-            _outline(axis, _on_grid(index, grid), size, color)
+            outline(axis, index, grid, size, color)
     figures.save(fig, path)
 
 
@@ -102,10 +102,16 @@ def _on_pixels(
     return _on_grid(index, grid).repeat(height, 0).repeat(width, 1)[:, :, None]
 
 
-def _outline(
-    axis: Axes, inside: Bool[np.ndarray, "R S"], size: tuple[int, int], color: str
+def outline(
+    axis: Axes,
+    index: Int[np.ndarray, "P"],
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    color: str,
+    width: float = 1.6,
 ) -> None:
-    """Draws the border between the patches inside and those outside, whatever the shape."""
+    """Draws the border between the patches of `index` and the others, whatever the shape."""
+    inside = _on_grid(index, grid)
     padded = np.pad(inside, 1)
     across = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])  # horizontal edges (row, column)
     down = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
@@ -114,7 +120,7 @@ def _outline(
     lines = LineCollection(
         np.array(edges).reshape(-1, 2, 2) * step,
         colors=color,
-        linewidths=1.6,
+        linewidths=width,
         capstyle="projecting",
         clip_on=False,
     )

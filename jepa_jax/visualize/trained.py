@@ -16,7 +16,7 @@ from jepa_jax.data.transforms import EvalView
 from jepa_jax.interop.runs import Checkpoint, find_checkpoint, read_state
 from jepa_jax.masks import Masks
 from jepa_jax.pretrained import Backbone, Pretrained
-from jepa_jax.training.setup import build_model
+from jepa_jax.training.setup import build_model, purpose_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,15 @@ def read_target(checkpoint: Checkpoint) -> Pretrained:
         EvalView.of(checkpoint.config.data),
         "target",
     )
+
+
+def untrained(trained: Trained) -> Trained:
+    """What the run started from."""
+    data, key = trained.config.data, purpose_key(trained.config.seed, "init")
+    shape = (*data.image_size, data.channels)
+    start = jax.jit(lambda key: ijepa.init(trained.model, key, shape))(key)
+    start = jax.device_get(start)
+    return dataclasses.replace(trained, step=0, params=start.params, target=start.target)
 
 
 def normalize(features: Float[np.ndarray, "n N D"]) -> Float[np.ndarray, "n N D"]:

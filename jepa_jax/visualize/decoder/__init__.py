@@ -1,0 +1,1 @@
+"""Sketches: what the predictor's word on a block may look like, drawn by a small decoder."""
