@@ -8,7 +8,7 @@ block, and its place (as in the paper's appendix on visualization). It draws sev
 each: what they share is what the predictor knew. With --untrained it does the same with the model
 that the run started from, beside. Writes sketches.png, results.json and the decoders; the same
 command goes on where it was stopped, and more --steps train on. Exit codes: 0 finished, 2 wrong
-input, 74 a folder can't be read or written.
+input, 74 a folder can't be read or written, 75 stopped by a signal after what was done was saved.
 """
 
 import os
@@ -35,8 +35,10 @@ SEED = flags.DEFINE_integer("seed", 0, "Of what is random.", 0)
 PATH = flags.DEFINE_string("path", None, "Where the images lie, if no more at data.path.")
 
 
-def main() -> None:
+def main() -> int:
     from jepa_jax.errors import UserError
+    from jepa_jax.exits import FINISHED, STOPPED
+    from jepa_jax.training.signals import StopWish
     from jepa_jax.visualize.decoder.fit import Settings
     from jepa_jax.visualize.decoder.run import Asked, train_decoder
 
@@ -53,7 +55,9 @@ def main() -> None:
     )
     asked = Asked(IMAGES.value, SAMPLES.value, TEST_IMAGES.value, UNTRAINED.value)
     data = {"path": PATH.value} if PATH.value else {}
-    train_decoder(CHECKPOINT.value, OUT.value, settings, asked, data)
+    with StopWish() as stop:
+        found = train_decoder(CHECKPOINT.value, OUT.value, settings, asked, data, stop)
+    return FINISHED if found else STOPPED
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def test_padding_does_not_count_in_the_loss():
 
 def test_a_training_that_was_stopped_comes_to_the_same_end(trained, source, fitted, tmp_path):
     folder = epath.Path(tmp_path)
-    fit(trained, source, dataclasses.replace(SETTINGS, steps=2), folder, QUIET)
+    _, stopped = fit(trained, source, SETTINGS, folder, QUIET, stop=True)
+    assert stopped.step == 1
     _, resumed = fit(trained, source, SETTINGS, folder, QUIET)
     assert resumed.step == 4
     jax.tree.map(np.testing.assert_array_equal, resumed, fitted[2])
@@ -130,6 +131,8 @@ def test_a_decoder_of_another_model_or_setting_is_not_trained_on(trained, source
     wider = dataclasses.replace(SETTINGS, width=64)
     with pytest.raises(UserError, match="another width: take another --out"):
         fit(trained, source, wider, fitted[0], QUIET)
+    with pytest.raises(UserError, match="set --steps to 4 or more"):
+        fit(trained, source, dataclasses.replace(SETTINGS, steps=3), fitted[0], QUIET)
     params = jax.tree.map(lambda x: x + 1, trained.params)
     with pytest.raises(UserError, match="another model: take another --out"):
         fit(dataclasses.replace(trained, params=params), source, SETTINGS, fitted[0], QUIET)

@@ -17,8 +17,10 @@ from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import Source, open_source
 from jepa_jax.data.subset import subset
 from jepa_jax.interop.runs import find_checkpoint
+from jepa_jax.training.signals import StopWish
 from jepa_jax.visualize.decoder.agreement import Agreement, agreement
-from jepa_jax.visualize.decoder.fit import Settings, fit, key_of
+from jepa_jax.visualize.decoder.batches import key_of
+from jepa_jax.visualize.decoder.fit import Settings, fit
 from jepa_jax.visualize.decoder.picture import sketch_overview
 from jepa_jax.visualize.decoder.sketches import Artist
 from jepa_jax.visualize.trained import Trained, read_trained, untrained
@@ -49,6 +51,7 @@ def train_decoder(
     settings: Settings | None = None,
     asked: Asked | None = None,
     data: dict[str, Any] | None = None,
+    stop: StopWish | bool = False,
 ) -> dict[str, Agreement]:
     """Trains decoders, and writes sketches.png and results.json.
 
@@ -56,9 +59,10 @@ def train_decoder(
       path: the run's folder, or one of its checkpoints; else it is the newest.
       out: the folder to write into; None: `decoder` in the run's.
       data: what differs from the data section of the run's config, such as {"path": …}.
+      stop: is looked at while decoders are trained.
 
     Returns:
-      What was measured, by "trained" and "untrained".
+      What was measured, by "trained" and "untrained"; nothing if it was stopped.
 
     Raises:
       UserError: if checkpoint, images or the folder's decoder can't be read, or do not fit.
@@ -76,6 +80,9 @@ def train_decoder(
     for name, model in models.items():
         say(console, f"decoder of the {name} model, in {out / name}")
         decoder, state = fit(model, source, settings, out / name, console)
+        if state.step < settings.steps:
+            say(console, f"stopped and saved after step {state.step}; the same command goes on")
+            return {}
         artists[name] = Artist(decoder, model.params, state)
 
     held_out = open_source(config, config.test_split) if config.test_split else source
