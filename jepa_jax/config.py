@@ -68,6 +68,9 @@ def defaults() -> ConfigDict:
     c.predictor.width = 384
     c.predictor.depth = 6
     c.predictor.heads = placeholder(int)  # as many as the encoder
+    # False, the method: once for each block | True: all blocks at once. Then the context's tokens,
+    # which no longer see a block's, are computed once
+    c.predictor.one_pass = False
 
     c.masks = ConfigDict()
     c.masks.style = "paper"  # paper | reference | block | random
@@ -97,6 +100,7 @@ def defaults() -> ConfigDict:
     c.train.batch_size = 2048  # images a step, over all devices
     c.train.epochs = 300.0
     c.train.warmup_epochs = 40.0
+    c.train.draws = 1  # masks of each image, which share one pass of the target encoder
     c.train.accumulate = 1  # the batch goes through in so many parts
     c.train.log_every = 50  # steps
     c.train.checkpoint_every = 1000  # steps

@@ -24,32 +24,45 @@ def step_flops(config: ConfigDict) -> int:
         "depth": config.predictor.depth,
         "mlp_ratio": Predictor.mlp_ratio,
     }
-    length = spec.num_context + spec.block_length  # of [context | block]
 
     def embed(patches: int) -> int:
         return 2 * patches * pixels * width
 
     target = embed(rows * columns) + transformer_flops(rows * columns, **encoder)
     context = 2 * embed(spec.num_context) + 3 * transformer_flops(spec.num_context, **encoder)
-    projected = spec.num_context + spec.num_targets * spec.block_length  # tokens in and out
-    predict = 3 * (
-        2 * projected * width * config.predictor.width
-        + spec.num_targets * transformer_flops(length, **predictor, last=spec.block_length)
-    )
-    return images * (target + context + predict)
+    asked, seen = spec.num_targets * spec.block_length, spec.num_context
+    if config.predictor.one_pass:
+        # The context's tokens attend to the context, a block's to the context and the block.
+        stack = transformer_flops(asked + seen, **predictor, last=asked, attended=0)
+        attention = asked * (seen + spec.block_length) * predictor["depth"]
+        attention += seen * seen * (predictor["depth"] - 1)
+        stack += 4 * attention * predictor["width"]
+    else:
+        length = seen + spec.block_length  # of [context | block]
+        stack = spec.num_targets * transformer_flops(length, **predictor, last=spec.block_length)
+    # Tokens in and out of the predictor; all of it has a backward pass.
+    predict = 3 * (2 * (seen + asked) * width * config.predictor.width + stack)
+    return images * (target + config.train.draws * (context + predict))
 
 
 def transformer_flops(
-    tokens: int, width: int, depth: int, mlp_ratio: float, last: int | None = None
+    tokens: int,
+    width: int,
+    depth: int,
+    mlp_ratio: float,
+    last: int | None = None,
+    attended: int | None = None,
 ) -> int:
     """Forward FLOPs of a stack of blocks over one sequence of so many tokens.
 
     Args:
       last: of how many tokens the last block gives the result; None: of all.
+      attended: to how many tokens each attends; None: to all.
     """
     qkv = 3 * width**2  # of a block's kernels, a token
     rest = width**2 + 2 * width * round(width * mlp_ratio)
-    attention = 2 * tokens * width  # logits and their mix, a token
+    attended = tokens if attended is None else attended
+    attention = 2 * attended * width  # logits and their mix, a token
     full = tokens * (qkv + rest + attention)
     final = full if last is None else tokens * qkv + last * (rest + attention)
     return 2 * ((depth - 1) * full + final)

@@ -68,7 +68,7 @@ class State(flax.struct.PyTreeNode):
 
 class Batch(NamedTuple):
     images: Array  # (B, Y, X, C) uint8, or float if already normalised
-    masks: Masks
+    masks: Masks  # of arrays (B, ...), or (B, R, ...) with R draws for each image
 
 
 class Metrics(NamedTuple):
@@ -126,19 +126,22 @@ def encode(
 ) -> Array:
     """Features (B, K, D) of the images' patches: all of them, or (B, K) chosen ones.
 
-    With several layers (B, K, layers · D): the last ones, as `Encoder` gives them.
+    Of R choices for each image, (B, R, K), they are (B, R, K, D). With several layers (B, K, layers · D): the last ones, as `Encoder` gives them.
     """
     return model.encoder.apply({"params": params}, normalize(model, images), patches, layers)
 
 
 def target_features(model: IJEPA, target: Any, batch: Batch) -> Array:
-    """s_y (B, M, P, D): the target encoder sees the whole image, then its blocks are cut out."""
+    """s_y (B, M, P, D): the target encoder sees the whole image, then its blocks are cut out.
+
+    (B, R, M, P, D) for R draws of masks, which share what the target encoder says of their image.
+    """
     features = losses.normalize_targets(encode(model, target, batch.images))
     return jax.lax.stop_gradient(take_patches(features, batch.masks.targets))
 
 
 def predict(model: IJEPA, params: dict[str, Any], batch: Batch) -> Array:
-    """ŝ_y (B, M, P, D): what the predictor says of the blocks, given the context's features."""
+    """ŝ_y (B, [R,] M, P, D): what the predictor says of the blocks from the context's features."""
     masks = batch.masks
     context = encode(model, params["encoder"], batch.images, masks.context)
     return model.predictor.apply(

@@ -118,7 +118,9 @@ class MaskSpec:
         return int(_target_sizes(self).prod(axis=1).max())
 
 
-def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0) -> Masks:
+def sample(
+    key: Array, spec: MaskSpec, batch_size: int, start: int = 0, *, draws: int = 1
+) -> Masks:
     """Masks for the images `start`, ..., `start + batch_size - 1` of a batch.
 
     The batch of a step is the same whether it is drawn in one piece or in parts. An image's blocks
@@ -131,14 +133,17 @@ def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0) -> Masks
       spec: the setting.
       batch_size: B, images.
       start: position of the first of them in the whole batch.
+      draws: masks of each image. With more than one the arrays have an axis for them after the
+        first: (B, draws, K), (B, draws, M, P), (B, draws, M).
 
     Returns:
       Masks of numpy arrays on the host.
     """
     survey(spec)  # known already, unless the spec came from another process
     with on_host():
-        masks = _sample(key, spec, batch_size, jnp.int32(start))
-    return Masks(*map(np.asarray, masks))
+        masks = _sample(key, spec, draws * batch_size, jnp.int32(draws * start))
+    rows = (-1,) if draws == 1 else (-1, draws)
+    return Masks(*(np.asarray(x).reshape(*rows, *x.shape[1:]) for x in masks))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -75,6 +75,7 @@ RANGES = {
     "train.batch_size": (None, 1, INFINITY),
     "train.epochs": (None, 1e-6, INFINITY),
     "train.warmup_epochs": (None, 0, INFINITY),
+    "train.draws": (None, 1, INFINITY),
     "train.accumulate": (None, 1, INFINITY),
     "train.log_every": (None, 1, INFINITY),
     "train.checkpoint_every": (None, 1, INFINITY),

@@ -26,6 +26,13 @@ def recipe(**model) -> ConfigDict:
     return c
 
 
+def together() -> ConfigDict:
+    """What is not done once for each block, or for each draw of masks."""
+    c = recipe()
+    c.predictor.depth, c.predictor.one_pass, c.train.draws = 2, True, 3
+    return c
+
+
 def lowered(config: ConfigDict) -> tuple:
     model = build_model(config, 1)
     image = (*config.data.image_size, 3)
@@ -48,7 +55,7 @@ def product_flops(jaxpr) -> int:
 
 
 @pytest.mark.parametrize(
-    "config", [recipe(), recipe(size="vit_g", width=None, heads=None, depth=2)]
+    "config", [recipe(), recipe(size="vit_g", width=None, heads=None, depth=2), together()]
 )
 def test_they_are_those_of_the_traced_products(config: ConfigDict):
     model, state, batch = lowered(config)

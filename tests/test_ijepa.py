@@ -92,6 +92,32 @@ def test_accumulation_changes_nothing(model, state):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, parts_gradient)
 
 
+def with_draws(size: int) -> ijepa.Batch:
+    spec = masks.MaskSpec((4, 4))
+    return batch(size)._replace(masks=masks.sample(jax.random.key(0), spec, size, draws=2))
+
+
+def test_the_loss_of_several_draws_is_their_mean(model, state):
+    both = with_draws(4)
+    each = [
+        loss(
+            model,
+            state.params,
+            state.target,
+            both._replace(masks=jax.tree.map(lambda x, i=i: x[:, i], both.masks)),
+        )
+        for i in range(2)
+    ]
+    together = loss(model, state.params, state.target, both)
+    np.testing.assert_allclose(together, sum(each) / 2, rtol=1e-6)
+
+
+def test_accumulation_changes_nothing_of_several_draws(model, state):
+    together = loss_and_gradient(model, state, with_draws(8))
+    in_parts = loss_and_gradient(build(accumulate=4), state, with_draws(8))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), together, in_parts)
+
+
 def test_same_step_twice_is_bitwise_the_same(model, state, stepped):
     again = jax.jit(lambda *args: ijepa.train_step(model, *args))(state, batch())  # compiled anew
     jax.tree.map(np.testing.assert_array_equal, stepped, again)

@@ -80,6 +80,13 @@ def test_parts_of_a_batch_are_the_batch():
         np.testing.assert_array_equal(field, np.concatenate(pieces))
 
 
+def test_several_draws_are_those_of_more_images():
+    spec = MaskSpec((7, 7))
+    many, draws = sample(key(3), spec, 6), sample(key(3), spec, 1, start=1, draws=3)
+    for whole, part in zip(many, draws, strict=True):
+        np.testing.assert_array_equal(whole[3:], part[0])
+
+
 def test_keys_and_positions_differ():
     spec = MaskSpec((14, 14))
     first, second = sample(key(0), spec, 8), sample(key(1), spec, 8)

@@ -235,6 +235,33 @@ def test_how_predictions_are_computed_changes_nothing(predictor, change: dict):
     )
 
 
+def test_one_pass_of_one_block_is_what_a_pass_each_is(predictor):
+    """The context's tokens have not yet seen a block's when those of the only block ask."""
+    module, params, arguments = predictor
+    shallow = jax.tree.map(lambda leaf: leaf, params)
+    blocks = shallow["params"]["transformer"]["blocks"]
+    shallow["params"]["transformer"]["blocks"] = jax.tree.map(lambda leaf: leaf[:1], blocks)
+    one, each = (
+        apply(module.copy(depth=1, one_pass=one_pass), shallow, *arguments)
+        for one_pass in (True, False)
+    )
+    real = np.arange(3) < np.asarray(arguments[3])[..., None]
+    np.testing.assert_allclose(one[real], each[real], atol=1e-5)
+
+
+def test_one_pass_has_the_same_parameters_and_keeps_blocks_apart(predictor):
+    module, params, (context, index, targets, length) = predictor
+    module = module.copy(one_pass=True)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), context, index, targets, length)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
+    before = apply(module, params, context, index, targets, length)
+    after = apply(module, params, context, index, targets.at[0, 1].set(5), length)
+    np.testing.assert_array_equal(before[0, 0], after[0, 0])
+    assert (before[0, 1, 0] != after[0, 1, 0]).any()
+    padded = apply(module, params, context, index, targets.at[0, 1, 1:].set(5), length)
+    np.testing.assert_array_equal(before[0, 1, 0], padded[0, 1, 0])
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_last_tokens_alone_are_those_among_all(depth: int):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 16)), jnp.float32)

@@ -128,7 +128,7 @@ def _noise(config: ConfigDict, mesh: jax.sharding.Mesh) -> ijepa.Batch:
     data, size = config.data, config.train.batch_size
     shape = (size, *data.image_size, data.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    drawn = masks.sample(jax.random.key(0), mask_spec(config), size)
+    drawn = masks.sample(jax.random.key(0), mask_spec(config), size, draws=config.train.draws)
     return jax.device_put(ijepa.Batch(images, drawn), batch_sharding(mesh))
 
 

@@ -67,7 +67,8 @@ class Training:
         """As `training.batches` makes it, but for the images, which are always the same."""
         with masks.on_host():
             key = jax.random.fold_in(self._key, self._number)
-        drawn = masks.sample(key, self._spec, len(self._images))
+        draws = self.config.train.draws
+        drawn = masks.sample(key, self._spec, len(self._images), draws=draws)
         return to_devices(ijepa.Batch(self._images, drawn), self._sharding)
 
     def step(self, batch: ijepa.Batch | None = None) -> jax.Array:
@@ -108,6 +109,7 @@ class Training:
             seed=config.seed,
             start=0,
             sharding=self._sharding,
+            draws=config.train.draws,
             broken=broken,
             waiting=rate.waiting,
         )

@@ -80,7 +80,8 @@ def _peer(style: str, config: ConfigDict, folder: pathlib.Path) -> Contender:
     setup, drawn = folder / "setup.json", folder / "masks.npz"
     setup.write_text(json.dumps({"sizes": _sizes(config), "dtype": config.model.dtype}))
     jax.config.update("jax_platforms", "cpu")  # the accelerator is the contenders'
-    batch = masks.sample(jax.random.key(0), mask_spec(config), config.train.batch_size)
+    size, draws = config.train.batch_size, config.train.draws
+    batch = masks.sample(jax.random.key(0), mask_spec(config), size, draws=draws)
     np.savez(drawn, **batch._asdict())
     return Contender(f"torch {style}", [sys.executable, str(PEER), str(setup), str(drawn), style])
 

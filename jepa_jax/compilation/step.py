@@ -74,6 +74,7 @@ def compile_step(config: ConfigDict, devices: list) -> Compilation:
 def batch_shapes(config: ConfigDict, mesh: jax.sharding.Mesh) -> ijepa.Batch:
     """The shapes of a batch as the loader makes it, split over the mesh."""
     spec, data = mask_spec(config), config.data
+    draws = () if config.train.draws == 1 else (config.train.draws,)
 
     def array(*shape: int, dtype=jnp.int32):
         whole = (config.train.batch_size, *shape)
@@ -82,9 +83,9 @@ def batch_shapes(config: ConfigDict, mesh: jax.sharding.Mesh) -> ijepa.Batch:
     return ijepa.Batch(
         array(*data.image_size, data.channels, dtype=jnp.uint8),
         Masks(
-            context=array(spec.num_context),
-            targets=array(spec.num_targets, spec.block_length),
-            target_length=array(spec.num_targets),
+            context=array(*draws, spec.num_context),
+            targets=array(*draws, spec.num_targets, spec.block_length),
+            target_length=array(*draws, spec.num_targets),
         ),
     )
 

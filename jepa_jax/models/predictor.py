@@ -21,15 +21,16 @@ class Predictor(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: int = 1
+    one_pass: bool = False  # the context goes through once for all blocks, and doesn't see them
 
     @nn.compact
     def __call__(
         self,
-        context: Float[Array, "B K D"],
-        context_index: Int[Array, "B K"],
-        target_index: Int[Array, "B M P"],
-        target_length: Int[Array, "B M"],
-    ) -> Float[Array, "B M P D"]:
+        context: Float[Array, "... K D"],
+        context_index: Int[Array, "... K"],
+        target_index: Int[Array, "... M P"],
+        target_length: Int[Array, "... M"],
+    ) -> Float[Array, "... M P D"]:
         """Predicted features of every target block, each block by itself (paper, section 3).
 
         Args:
@@ -37,18 +38,21 @@ class Predictor(nn.Module):
           target_index: raster indices of the M blocks' patches, padded to P.
           target_length: how many of the P are real; what comes out for the others is meaningless.
         """
-        batch, blocks, patches = target_index.shape
+        blocks, patches = target_index.shape[-2:]
         positions = jnp.asarray(sincos_2d(self.width, *self.grid))
         mask_token = self.param("mask_token", kernel_init, (1, 1, self.width))
 
         seen = Dense((self.width,), self.dtype, name="embed")(context)
         seen = seen.astype(jnp.float32) + positions[context_index]
-        asked = mask_token[None] + positions[target_index]
+        seen = seen.reshape(-1, *seen.shape[-2:])
+        asked = mask_token + positions[target_index.reshape(-1, patches)]
 
-        # One sequence for each block: [context | block], so the padding stands at the end.
-        seen = jnp.repeat(seen, blocks, axis=0)
-        asked = asked.reshape(batch * blocks, patches, self.width)
-        length = (context_index.shape[1] + target_length).reshape(-1)
+        if self.one_pass:  # [context | block | … | block]
+            asked = asked.reshape(len(seen), blocks * patches, self.width)
+            length = target_length.reshape(-1, blocks)
+        else:  # One sequence for each block: [context | block], so the padding stands at the end.
+            length = (seen.shape[1] + target_length).reshape(-1)
+            seen = jnp.repeat(seen, blocks, axis=0)
         x = Transformer(
             self.depth,
             self.heads,
@@ -56,7 +60,8 @@ class Predictor(nn.Module):
             self.dtype,
             self.remat,
             self.unroll,
+            block=patches if self.one_pass else 0,
             name="transformer",
-        )(jnp.concatenate([seen, asked], axis=1), length, last=patches)
+        )(jnp.concatenate([seen, asked], axis=1), length, last=asked.shape[1])
         x = Dense((self.output_width,), self.dtype, name="output")(x)
-        return x.reshape(batch, blocks, patches, self.output_width)
+        return x.reshape(*target_index.shape, self.output_width)

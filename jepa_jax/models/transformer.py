@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.models.activation_sharding import split_as_kernel, split_by_batch
-from jepa_jax.models.attention import attention
+from jepa_jax.models.attention import attention, attention_by_block
 
 # What the reference trained: every weight is drawn with σ = .02 (its truncation at ±2 is a hundred
 # σ away), after a depth-dependent rescaling that a second initialisation overwrites.
@@ -71,22 +71,26 @@ class Dense(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention; heads come first, so that each is one matrix product.
 
-    With `last`, only so many of the last tokens ask; all are attended to.
+    With `last`, only so many of the last tokens ask; all are attended to. With `block`, the tokens
+    are [context | M blocks of so many], see `attention_by_block`.
     """
 
     heads: int
     dtype: jnp.dtype
+    block: int = 0
     last: int = 0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
+        self, x: Float[Array, "B N D"], length: Int[Array, "B ..."] | None
     ) -> Float[Array, "B last|N D"]:
         width = x.shape[-1]
         # Heads are the first of the output axes, so that a mesh can split them.
         qkv = Dense((self.heads, 3, width // self.heads), self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))
-        mixed = jnp.moveaxis(attention(query[:, :, -self.last :], key, value, length), 1, 2)
+        attended = query[:, :, -self.last :], key, value, length
+        mixed = attention_by_block(*attended, self.block) if self.block else attention(*attended)
+        mixed = jnp.moveaxis(mixed, 1, 2)
         return Dense((width,), self.dtype, input_axes=2, name="projection")(mixed)
 
 
@@ -113,13 +117,14 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: float
     dtype: jnp.dtype
+    block: int = 0
     last: int = 0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], length: Int[Array, " B"] | None
+        self, x: Float[Array, "B N D"], length: Int[Array, "B ..."] | None
     ) -> tuple[Float[Array, "B last|N D"], None]:
-        attend = SelfAttention(self.heads, self.dtype, self.last, name="attention")
+        attend = SelfAttention(self.heads, self.dtype, self.block, self.last, name="attention")
         # What the blocks add up stays in float32, as under PyTorch's autocast.
         change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
         x = x[:, -self.last :] + self._kept(change, 0)
@@ -143,19 +148,20 @@ class Transformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: int = 1  # blocks compiled in one turn of the scan
+    block: int = 0  # tokens of a target block, if [context | M blocks] go through together
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        length: Int[Array, " B"] | None = None,
+        length: Int[Array, "B ..."] | None = None,
         layers: int = 1,
         last: int = 0,
     ) -> Float[Array, "B last|N layers*D"]:
         """Tokens to tokens, both float32.
 
         Args:
-          length: how many of the N are real; None for all.
+          length: how many of the N are real; None for all. With `block`, (B, M): of each block.
           layers: so many of the last blocks' tokens, each after the final norm, are given side by
             side, the last block's at the end.
           last: only so many of the last tokens are wanted, 0 for all; layers is 1 then. In the last
@@ -171,7 +177,7 @@ class Transformer(nn.Module):
             "length": self.depth,
             "unroll": min(self.unroll, self.depth),
         }
-        sizes = self.heads, self.mlp_ratio, self.dtype
+        sizes = self.heads, self.mlp_ratio, self.dtype, self.block
         norm = LayerNorm(jnp.float32, name="norm")
         x = split_by_batch(x)
         if last and not self.is_initializing():

@@ -28,7 +28,7 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
 
 
 def take_patches(x: Float[Array, "B N D"], index: Int[Array, "B ..."]) -> Float[Array, "B ... D"]:
-    """The patches of each image that `index` names: (B, K) or (B, M, P) of them."""
+    """The patches of each image that `index` names: (B, K) or (B, M, P) of them, for instance."""
     flat = index.reshape(index.shape[0], -1, 1)
     return jnp.take_along_axis(x, flat, axis=1).reshape(*index.shape, x.shape[-1])
 
@@ -50,14 +50,15 @@ class Encoder(nn.Module):
     def __call__(
         self,
         images: Float[Array, "B Y X C"],
-        index: Int[Array, "B K"] | None = None,
+        index: Int[Array, "B ... K"] | None = None,
         layers: int = 1,
-    ) -> Float[Array, "B K layers*D"]:
+    ) -> Float[Array, "B ... K layers*D"]:
         """Features of an image's patches.
 
         Args:
           images: normalised; height and width multiples of the patch size.
-          index: raster indices of the patches that the encoder may see; None for all.
+          index: raster indices of the patches that the encoder may see; None for all. With axes
+            between the first and the last, of several views of an image, which are apart.
           layers: how many of the last blocks' features to give side by side, the last at the end.
 
         Returns:
@@ -76,7 +77,7 @@ class Encoder(nn.Module):
             positions = positions[index]
         x = Dense((self.width,), self.dtype, name="patch_embed")(patches)
         x = x.astype(jnp.float32) + positions
-        return Transformer(
+        features = Transformer(
             self.depth,
             self.heads,
             self.mlp_ratio,
@@ -84,4 +85,5 @@ class Encoder(nn.Module):
             self.remat,
             self.unroll,
             name="transformer",
-        )(x, layers=layers)
+        )(x.reshape(-1, *x.shape[-2:]), layers=layers)
+        return features.reshape(*x.shape[:-1], -1)

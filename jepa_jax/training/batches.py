@@ -23,6 +23,7 @@ def train_batches(
     start: int,
     sharding: NamedSharding,
     broken: Broken,
+    draws: int = 1,
     waiting: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Iterator[Batch]:
     """Endless; what a step gets depends on the seed and the step alone.
@@ -31,6 +32,7 @@ def train_batches(
     sent off ahead.
 
     Args:
+      draws: masks of each image.
       waiting: is entered while images are waited for.
     """
     with masks.on_host():
@@ -42,7 +44,9 @@ def train_batches(
             broken.note(batch, step + 1)  # as steps are counted when they are done
             with masks.on_host():
                 key = jax.random.fold_in(seed_key, step)
-            drawn = masks.sample(key, spec, loader.local_size, start=loader.first_row)
+            drawn = masks.sample(
+                key, spec, loader.local_size, start=loader.first_row, draws=draws
+            )
             yield to_devices(Batch(batch["images"], drawn), sharding)
 
 

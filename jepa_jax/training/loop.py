@@ -195,6 +195,7 @@ def steps(
         seed=config.seed,
         start=start.step + start.skipped_batches,
         sharding=batch_sharding(run.mesh),
+        draws=config.train.draws,
         broken=broken,
         waiting=rate.waiting,
     )

@@ -43,6 +43,8 @@ class Measures(NamedTuple):
 def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measures:
     """The numbers of a state on some of a step's images, on all devices."""
     batch = part_of(batch)
+    if batch.masks.context.ndim > 2:  # several draws for each image: one is enough
+        batch = batch._replace(masks=jax.tree.map(lambda x: x[:, 0], batch.masks))
     masks = batch.masks
     features = ijepa.encode(model, state.target, batch.images)  # (n, N, D)
     normal = losses.normalize_targets(features)

@@ -49,6 +49,7 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         heads=config.predictor.heads or size["heads"],
         output_width=size["width"],
         grid=grid(config),
+        one_pass=config.predictor.one_pass,
         **common,
     )
     optim = config.optim
