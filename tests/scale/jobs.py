@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4
 TIMEOUT = 900  # seconds, of any wait
 HEARTBEAT = 10  # seconds, after which those that lost one of them end
+START = 90  # seconds, after which those who came up say that another one did not
 
 
 class Job:
@@ -46,7 +47,8 @@ class Job:
         self._seen, self._rows = None, []
         command = [sys.executable, ROOT / "launch" / "train.py", f"--config={recipe}"]
         command += [f"--workdir={workdir}", f"--coordinator=localhost:{free_port()}"]
-        command += [f"--processes={processes}", f"--heartbeat_seconds={HEARTBEAT}", *flags]
+        command += [f"--processes={processes}", f"--heartbeat_seconds={HEARTBEAT}"]
+        command += [f"--start_seconds={START}", *flags]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
