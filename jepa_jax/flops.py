@@ -7,7 +7,12 @@ from jepa_jax.models.predictor import Predictor
 
 
 def step_flops(config: ConfigDict) -> int:
-    """FLOPs of the matrix products of one step over the whole batch, on all devices together.
+    """FLOPs of the matrix products of one step over the whole batch, on all devices together."""
+    return config.train.batch_size * sum(flops_by_part(config).values())
+
+
+def flops_by_part(config: ConfigDict) -> dict[str, int]:
+    """Those of one image: of the target encoder, the context encoder and the predictor.
 
     A product of (m, k) and (k, n) is 2·m·k·n. The backward pass has two products for each one of
     the forward pass; the images need no gradient, and the target encoder has no backward pass.
@@ -15,7 +20,7 @@ def step_flops(config: ConfigDict) -> int:
     count, so that a utilisation from this number (MFU) is of useful work.
     """
     size, spec = architecture(config), mask_spec(config)
-    images, width = config.train.batch_size, size["width"]
+    width, draws = size["width"], config.train.draws
     rows, columns = grid(config)
     pixels = config.model.patch_size**2 * config.data.channels
     encoder = {key: size[key] for key in ("width", "depth", "mlp_ratio")}
@@ -42,7 +47,11 @@ def step_flops(config: ConfigDict) -> int:
         stack = spec.num_targets * transformer_flops(length, **predictor, last=spec.block_length)
     # Tokens in and out of the predictor; all of it has a backward pass.
     predict = 3 * (2 * (seen + asked) * width * config.predictor.width + stack)
-    return images * (target + config.train.draws * (context + predict))
+    return {
+        "target encoder": target,
+        "context encoder": draws * context,
+        "predictor": draws * predict,
+    }
 
 
 def transformer_flops(

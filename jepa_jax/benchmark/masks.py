@@ -37,17 +37,17 @@ def measure(
     peak = sheet_peak(chip)
     if peak is None:
         raise UserError(f"--chip={chip} is none of {', '.join(SHEETS)}")
-    spec, size = mask_spec(config), config.train.batch_size
+    spec, size, draws = mask_spec(config), config.train.batch_size, config.train.draws
     with masks.on_host():
         key = jax.random.key(config.seed)
-    masks.sample(key, spec, size)  # compiles
+    masks.sample(key, spec, size, draws=draws)  # compiles
     batch_seconds, core_seconds = [], []
     for _ in range(rounds):
         batches, begin, begin_cores = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - begin < seconds:
             with masks.on_host():
                 own = jax.random.fold_in(key, batches)
-            masks.sample(own, spec, size)
+            masks.sample(own, spec, size, draws=draws)
             batches += 1
         batch_seconds.append((time.perf_counter() - begin) / batches)
         core_seconds.append((time.process_time() - begin_cores) / batches)

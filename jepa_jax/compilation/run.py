@@ -10,7 +10,7 @@ from jepa_jax.compilation.search import largest
 from jepa_jax.compilation.step import Compilation, compile_step
 from jepa_jax.config import mesh_shape
 from jepa_jax.console import new_console, say
-from jepa_jax.flops import step_flops
+from jepa_jax.flops import flops_by_part, step_flops
 from jepa_jax.parallel.sharding import AXES
 from jepa_jax.training.setup import total_steps
 from jepa_jax.validation import validate
@@ -108,7 +108,12 @@ def estimate(config: ConfigDict, chips: int, chip: Chip, images: int, mfu: float
     """FLOPs of a step, and hours of the recipe where the chip's peak is known."""
     flops = step_flops(config)
     steps = total_steps(config, images // config.train.batch_size)
-    lines = [f"{flops / 1e12:,.2f} TFLOP a step in matrix products; {steps:,} steps"]
+    parts = flops_by_part(config)
+    shares = (f"{name} {part / sum(parts.values()):.0%}" for name, part in parts.items())
+    lines = [
+        f"{flops / 1e12:,.2f} TFLOP a step in matrix products; {steps:,} steps",
+        ", ".join(shares),
+    ]
     if chip.peak:
         hours = steps * flops / (chips * chip.peak * mfu) / 3600
         lines.append(
