@@ -126,7 +126,8 @@ def encode(
 ) -> Array:
     """Features (B, K, D) of the images' patches: all of them, or (B, K) chosen ones.
 
-    Of R choices for each image, (B, R, K), they are (B, R, K, D). With several layers (B, K, layers · D): the last ones, as `Encoder` gives them.
+    Of R choices for each image, (B, R, K), they are (B, R, K, D). With several layers
+    (B, K, layers · D): the last ones, as `Encoder` gives them.
     """
     return model.encoder.apply({"params": params}, normalize(model, images), patches, layers)
 

@@ -118,9 +118,7 @@ class MaskSpec:
         return int(_target_sizes(self).prod(axis=1).max())
 
 
-def sample(
-    key: Array, spec: MaskSpec, batch_size: int, start: int = 0, *, draws: int = 1
-) -> Masks:
+def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0, *, draws: int = 1) -> Masks:
     """Masks for the images `start`, ..., `start + batch_size - 1` of a batch.
 
     The batch of a step is the same whether it is drawn in one piece or in parts. An image's blocks

@@ -115,6 +115,7 @@ import json
 import jax
 from jepa_jax.compilation.step import compile_step
 from tests.tiny import tiny
+from tests.devices import xla_flags
 found = []
 for depth, fsdp, parts in ((2, 4, 1), (4, 4, 1), (2, 1, 1), (2, 1, 4)):
     c = tiny()
@@ -134,7 +135,7 @@ def traffic() -> list[dict[str, list[int]]]:
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": xla_flags(4),
         },
         capture_output=True,
         text=True,

@@ -23,6 +23,7 @@ ON_EIGHT = """
 import sys
 import numpy as np
 from tests.test_features import look, made
+from tests.devices import xla_flags
 
 for name, shape in (("replica", (8, 1, 1)), ("all", (2, 2, 2))):
     found = look(*made(), shape, 64)
@@ -62,7 +63,10 @@ def test_four_layers_on_eight_devices_in_a_batch_that_is_not_filled_equal_one_by
     subprocess.run(
         [sys.executable, "-c", ON_EIGHT, tmp_path],
         env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": xla_flags(8),
+        },
         check=True,
     )
     assert alone.index.tolist() == INDICES

@@ -126,6 +126,7 @@ import json, sys
 from tests.test_train import tiny, rows
 from jepa_jax.training.loop import train
 import pathlib
+from tests.devices import xla_flags
 folder = pathlib.Path(sys.argv[1])
 config = tiny()
 config.data.test_split = ""
@@ -148,7 +149,7 @@ def test_a_whole_run_on_a_mesh_learns_the_same(tmp_path):
     expected = [row["loss"] for row in rows(tmp_path / "one")]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": xla_flags(4),
     }
     result = subprocess.run(
         [sys.executable, "-c", LOSSES, str(tmp_path)],

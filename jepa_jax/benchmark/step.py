@@ -1,6 +1,7 @@
 """How fast a recipe's training step is: ours beside a PyTorch step, in alternating rounds."""
 
 import json
+import os
 import pathlib
 import pickle
 import sys
@@ -71,7 +72,8 @@ def our_contender(
     environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"programs_{name}")}
     if devices:
         split = f"--xla_force_host_platform_device_count={devices}"
-        environment |= {"XLA_FLAGS": split, "JAX_PLATFORMS": "cpu"}
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {split}"
+        environment |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "jepa_jax.benchmark.ours", str(path)]
     return Contender(name, command, environment)
 

@@ -44,9 +44,7 @@ def train_batches(
             broken.note(batch, step + 1)  # as steps are counted when they are done
             with masks.on_host():
                 key = jax.random.fold_in(seed_key, step)
-            drawn = masks.sample(
-                key, spec, loader.local_size, start=loader.first_row, draws=draws
-            )
+            drawn = masks.sample(key, spec, loader.local_size, start=loader.first_row, draws=draws)
             yield to_devices(Batch(batch["images"], drawn), sharding)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jepa_jax.training.jsonlines import JsonLines
+from tests.devices import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4
@@ -51,7 +52,7 @@ class Job:
         command += [f"--start_seconds={START}", *flags]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+            "XLA_FLAGS": xla_flags(DEVICES // processes),
             "PYTHONPATH": str(ROOT),
         }
         if cache is not None:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.devices import xla_flags
+
 SCRIPT = pathlib.Path(__file__).with_name("run_steps.py")
 ROOT = SCRIPT.parents[2]
 DEVICES = 4
@@ -21,7 +23,7 @@ def train(workdir, processes: int, last: int) -> list[str]:
         port = free.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+        "XLA_FLAGS": xla_flags(DEVICES // processes),
         "PYTHONPATH": str(ROOT),
     }
     started = [

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.devices import xla_flags
 from tests.scale.ten_steps import HALF, LAST, MESHES, SAME
 
 SCRIPT = pathlib.Path(__file__).with_name("ten_steps.py")
@@ -24,7 +25,7 @@ def start(devices: int, *arguments: object) -> subprocess.Popen:
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": xla_flags(devices),
             "PYTHONPATH": str(ROOT),
         },
         stdout=subprocess.PIPE,
