@@ -1,7 +1,7 @@
 """Draws what a run's predictor means, by a small decoder that is trained on the frozen model.
 
-    python launch/train_decoder.py --checkpoint=runs/digits
-    python launch/train_decoder.py --checkpoint=runs/digits --untrained --out=sketches
+    python launch/train_decoder.py --checkpoint=runs/fashion_mnist
+    python launch/train_decoder.py --checkpoint=runs/fashion_mnist --untrained --out=sketches
 
 Of a block that the encoder did not see, the decoder knows the predictor's output, averaged over the
 block, and its place (as in the paper's appendix on visualization). It draws several sketches of
@@ -43,7 +43,7 @@ def main() -> int:
     from jepa_jax.visualize.decoder.run import Asked, train_decoder
 
     if not CHECKPOINT.value:
-        raise UserError("say which: --checkpoint=runs/digits")
+        raise UserError("say which: --checkpoint=runs/fashion_mnist")
     if WIDTH.value % 32:
         raise UserError(f"--width={WIDTH.value} is no multiple of 32, the width of a head")
     settings = Settings(

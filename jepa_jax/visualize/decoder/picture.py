@@ -26,8 +26,8 @@ def sketch_overview(
 ) -> None:
     """Draws a row for each of two blocks an image: image, context, and sketches by each artist.
 
-    The image has the block hidden from it; the context is what the predictor knew. Of an image's
-    blocks those are shown in which there is most to see: of the largest spread of pixels.
+    The block is outlined; the context is all that the predictor knew. Of an image's blocks those
+    are shown in which there is most to see: of the largest spread of pixels.
 
     Args:
       artists: by the name that stands above their sketches.
