@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from rich.console import Console
 
+from jepa_jax.config import mask_spec
 from jepa_jax.console import progress_bar, say
 from jepa_jax.data.sources import Source
 from jepa_jax.errors import UserError
@@ -127,7 +128,7 @@ def _shapes(decoder: Decoder, trained: Trained) -> State:
 
 def _about(trained: Trained, settings: Settings) -> dict[str, Any]:
     """What makes another decoder."""
-    model = [repr(trained.model), trained.config.masks.to_json(), checksums(trained.params)]
+    model = [repr(mask_spec(trained.config)), checksums(trained.params)]
     asked = dataclasses.asdict(settings)
     del asked["steps"]  # it may be trained on
     return {"model": digest(model), **asked}
