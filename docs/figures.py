@@ -20,7 +20,7 @@ from jepa_jax.visualize.masks import mask_overlay
 FOLDER = pathlib.Path(__file__).parent / "figures"
 GRID = (14, 14)
 WIDTH = 1200  # pixels, of a picture at most
-OF_A_RUN = ("loss", "features")
+OF_A_RUN = ("loss",)
 
 
 def photos() -> np.ndarray:

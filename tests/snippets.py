@@ -21,16 +21,27 @@ SOURCES = PAGES + [
     path for folder in ("launch", "configs") for path in sorted((ROOT / folder).glob("*.py"))
 ]
 
-# What makes a training short; the recipes of the pages have three heads.
-SHORT = [
-    f"--config.{setting}"
-    for setting in (
-        *("model.width=24", "model.depth=1", "predictor.width=24", "predictor.depth=1"),
-        *("train.epochs=1", "train.warmup_epochs=0", "train.checkpoints_kept=1"),
-        *("probe.train_images=128", "probe.test_images=32", "probe.every_epochs=0"),
-        *("doctor.every=0", "guard.hang_minutes=0"),
-    )
-]
+# What makes a command short, unless it says otherwise; the pages' recipes have three heads.
+SHORT = {
+    "train": [
+        f"--config.{setting}"
+        for setting in (
+            *(
+                "model.width=24",
+                "model.depth=4",
+                "model.unroll=1",
+                "predictor.width=24",
+                "predictor.depth=1",
+            ),
+            *("train.epochs=1", "train.warmup_epochs=0", "probe.every_epochs=0", "doctor.every=0"),
+            *("probe.train_images=128", "probe.test_images=32", "guard.hang_minutes=0"),
+        )
+    ],
+    "evaluate": ["--train_images=120", "--test_images=32"],
+    "extract": ["--count=32"],
+    "visualize": ["--images=2", "--bank=16"],
+    "inspect": ["--images=64"],
+}
 
 
 class Block(NamedTuple):
@@ -98,7 +109,11 @@ def parsed(words: list[str]) -> Iterator[Parsed]:
 
 
 def execute(words: list[str]) -> None:
-    """Does what a command says, in this process; a training in short form."""
-    short = SHORT if words[0] == "launch/train.py" else []
-    with parsed([*words, *short]) as command:
+    """Does what a command says, in this process and in short form.
+
+    A training wants OMPI_COMM_WORLD_SIZE=1 in the environment: it looks for no others then.
+    """
+    given = {word.partition("=")[0] for word in words} - {"--config.probe.every_epochs"}
+    short = SHORT.get(pathlib.PurePath(words[0]).stem, [])
+    with parsed(words + [flag for flag in short if flag.partition("=")[0] not in given]) as command:
         command.main(*command.rest)

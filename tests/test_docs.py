@@ -1,45 +1,90 @@
-"""The pages of docs/ and the README: each builds, each snippet runs, each command exists."""
+"""The README and the pages of docs/: they build, their snippets run, their commands are real."""
 
 import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from jepa_jax.errors import UserError
 from jepa_jax.evaluation.options import choose
 from jepa_jax.evaluation.protocols import PROTOCOLS
-from jepa_jax.validation import validate
-from tests.snippets import PAGES, ROOT, SOURCES, all_commands, blocks, execute, parsed
+from jepa_jax.validation import unknown_key, validate
+from jepa_jax.visualize import audit
+from tests.snippets import PAGES, ROOT, SOURCES, all_commands, blocks, commands, execute, parsed
 
-NAMES = [page.name for page in PAGES]
+# Only parsed, as they want what isn't here: large models, other data, another machine.
+DEAR = re.compile(
+    r"vit|cifar|pth|fashion|launch/(benchmark|compile|submit)|lowshot|attentive|_wide"
+)
+ALONE = "OMPI_COMM_WORLD_SIZE", "1"  # a training looks for no other processes
 
-# Commands that are only parsed, as they want what isn't here: large models, other data, a cluster.
-DEAR = re.compile("vit|cifar|pth|fashion|compile|benchmark|submit|scale")
+of_pages = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+of_sources = pytest.mark.parametrize("source", SOURCES, ids=[source.name for source in SOURCES])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder as the pages think of it: the repository's files, and the README's first run."""
+    """A folder as the pages think of it: the repository's, the first run in it, and photos."""
     folder = tmp_path_factory.mktemp("world")
     for name in ("configs", "launch"):
         (folder / name).symlink_to(ROOT / name)
+    [photos, *_] = (block for block in blocks(ROOT / "docs" / "data.md") if block.language)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv(*ALONE)
         execute(["launch/train.py", "--config=configs/digits.py", "--workdir=runs/digits"])
+        exec(photos.text, {})
     return folder
+
+
+@pytest.fixture(scope="module")
+def done() -> set[str]:
+    """Commands that were executed. Of those on several pages, or for several runs, one is."""
+    return {"launch/train.py --config=configs/digits.py --workdir=runs/digits"}
 
 
 @pytest.fixture
 def here(world, monkeypatch):
     monkeypatch.chdir(world)
+    monkeypatch.setenv(*ALONE)
     return world
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=[source.name for source in SOURCES])
-def test_every_command_has_the_flags_and_settings_that_it_is_shown_with(here, source):
+@of_pages
+def test_snippets_run(here, page, done):
+    """In their order: Python in one namespace, and of the commands those that are cheap."""
+    names = {"__name__": page.stem}
+    for block in blocks(page):
+        if block.language == "python":
+            if found := re.match(r"# (\w+\.py)\n", block.text):
+                (here / found[1]).write_text(block.text)
+            exec(compile(block.text, page.name, "exec"), names)
+        for words in commands(block.text) if block.language == "bash" else ():
+            kind = " ".join(words)
+            if "train" not in words[0]:
+                kind = kind.replace("runs/photos", "runs/digits")
+            if not DEAR.search(kind) and kind not in done:
+                execute(words)
+                done.add(kind)
+
+
+@of_sources
+def test_commands_have_the_flags_and_settings_that_they_are_shown_with(here, source):
     for words in all_commands(source):
+        if "--config=photos.py" in words:
+            continue  # executed above
         with parsed(words) as command:
             if command.config is not None:
                 mesh = command.config.mesh
@@ -51,19 +96,43 @@ def test_every_command_has_the_flags_and_settings_that_it_is_shown_with(here, so
             choose(names[0].split(",") if names else ["knn", "linear"], given, PROTOCOLS)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=[source.name for source in SOURCES])
-def test_every_module_that_is_run_is_there(source):
-    for module in re.findall(r"python3? -m ([\w.]+)", source.read_text()):
+@of_sources
+def test_modules_that_are_run_are_there(source):
+    for module in re.findall(r"python3? -m (?!venv|pytest)([\w.]+)", source.read_text()):
         assert importlib.util.find_spec(module), module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_snippets_run(here, page, capsys):
-    """In their order: Python in one namespace, and of the commands those that are cheap."""
-    names = {"__name__": page.stem}
+@of_pages
+def test_settings_that_are_named_exist(page):
+    sections = "data|model|predictor|masks|optim|train|guard|doctor|probe|logging|mesh"
+    text = page.read_text().split("## Its YAML")[0]  # whose keys are like ours
+    named = re.findall(rf"`((?:{sections})\.[a-z0-9_]+)(?:=[^`]*)?`", text)
+    files = re.compile(r"\.(png|py|safetensors)$")
+    wrong = [unknown_key(key) for key in named if not files.search(key)]
+    assert not any(wrong), list(filter(None, wrong))
+
+
+@of_pages
+def test_errors_are_quoted_as_they_are(here, page):
     for block in blocks(page):
-        if block.language == "python":
-            exec(compile(block.text, page.name, "exec"), names)
+        if block.text.startswith("$ python launch/"):
+            command, quoted = block.text.split("\nerror: ")
+            with pytest.raises(UserError) as caught:
+                execute(*commands(command))
+            told = " ".join(quoted.split())
+            assert str(caught.value).startswith(told.removesuffix(", …")), page.name
+
+
+def test_figures_are_those_that_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "BATCHES", 1)
+    monkeypatch.setattr(audit, "IMAGES", 8)
+    figures = runpy.run_path(str(ROOT / "docs" / "figures.py"))
+    figures["draw"](tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    drawn |= {f"digits_{name}.png" for name in figures["OF_A_RUN"]}
+    text = "".join(page.read_text() for page in PAGES)
+    assert drawn == set(re.findall(r"figures/(\w+\.png)", text))
+    assert drawn == {path.name for path in figures["FOLDER"].iterdir()}
 
 
 def test_the_site_builds(tmp_path):

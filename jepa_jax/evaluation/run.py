@@ -1,5 +1,6 @@
 """The evaluation: of each backbone the features, each protocol on them, and what came out."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -46,7 +47,7 @@ class Asked:
       config: whose section `data` tells of the images.
       settings: of protocols, such as "knn.neighbours=10,20".
       out: folder for results, features and what protocols go on from; "" for `evaluation` in the
-        folder of the first checkpoint, if that is a run.
+        folder of the first checkpoint that is a run.
       features: of other backbones, "train.npz,test.npz" each; see `features_file`.
       train_images, test_images: at most so many, at random.
     """
@@ -214,12 +215,13 @@ def data_name(data: ConfigDict | None) -> str:
 
 def _out(asked: Asked) -> pathlib.Path:
     out = asked.out
+    for name in () if out else asked.checkpoints:
+        with contextlib.suppress(UserError):  # it is no run
+            found = find_checkpoint(epath.Path(name).expanduser())
+            out = found.folder.parent.parent / "evaluation"
+            break
     if not out:
-        try:
-            found = find_checkpoint(epath.Path(asked.checkpoints[0]).expanduser())
-        except (UserError, IndexError):
-            raise UserError("say where results go: --out=evaluation") from None
-        out = found.folder.parent.parent / "evaluation"
+        raise UserError("say where results go: --out=evaluation")
     if is_bucket(epath.Path(out)):
         raise UserError(
             f"{out} is no local folder, which features are read from: name one in --out"
