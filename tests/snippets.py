@@ -39,7 +39,7 @@ SHORT = {
     ],
     "evaluate": ["--train_images=120", "--test_images=32"],
     "extract": ["--count=32"],
-    "visualize": ["--images=2", "--bank=16"],
+    "visualize": ["--images=2", "--bank=16", "--what=features"],
     "inspect": ["--images=64"],
 }
 
