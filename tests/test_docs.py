@@ -6,7 +6,6 @@ import runpy
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -25,13 +24,6 @@ ALONE = "OMPI_COMM_WORLD_SIZE", "1"  # a training looks for no other processes
 
 of_pages = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 of_sources = pytest.mark.parametrize("source", SOURCES, ids=[source.name for source in SOURCES])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
