@@ -37,12 +37,5 @@ def _code_of_modules(app, what, name, obj, options, lines):
             lines[i:i] = ["::", ""]
 
 
-def _without_performance(app, docname, source):
-    """Until that page is there, the table of contents does without it."""
-    if not (ROOT / "docs" / "performance.md").exists():
-        source[0] = source[0].replace("\nperformance\n", "\n")
-
-
 def setup(app):
-    app.connect("source-read", _without_performance)
     app.connect("autodoc-process-docstring", _code_of_modules)
