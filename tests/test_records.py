@@ -160,6 +160,7 @@ def test_records_tell_themselves_what_they_hold(tmp_path, record, label):
         (tf_example(pixels=b"raw", label=1), r"a\[0\] has no encoded image, only label, pixels"),
         (b"\x0ano message", r"a\[0\] is neither a tf.train.Example nor an image file"),
     ],
+    ids=["several", "none", "no record"],
 )
 def test_records_without_one_image_are_refused(tmp_path, record, message):
     with pytest.raises(UserError, match=message):
