@@ -1,5 +1,6 @@
 """The report: what is in it, that nothing is fetched, and that a browser shows it."""
 
+import re
 import shutil
 import subprocess
 
@@ -9,6 +10,7 @@ from PIL import Image
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.training.workdir import Workdir
+from jepa_jax.visualize.report.charts import chart
 from jepa_jax.visualize.report.page import page, write_report
 from jepa_jax.visualize.report.record import differences, read_records
 
@@ -145,3 +147,16 @@ def test_it_fits_a_phone(runs, tmp_path):
     shown, _ = browse(out, 390, tmp_path / "profile")
     wide, _, screen = shown.split("<title>")[1].split("<")[0].split()
     assert int(wide) <= int(screen)
+
+
+def test_a_constant_is_drawn_flat():
+    flat = chart("decay", {0: [(step, 0.04 + 1e-9 * (step % 2)) for step in range(20)]})
+    steep = chart("decay", {0: [(step, 0.04 + 1e-2 * (step % 2)) for step in range(20)]})
+    assert _height(flat) < 1 < _height(steep)
+
+
+def _height(svg: str) -> float:
+    """Of the curve, which has the most points."""
+    path = max(re.findall(r'<path d="([^"]*)" clip-path', svg), key=len)
+    heights = [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path)]
+    return max(heights) - min(heights)

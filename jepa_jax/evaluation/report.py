@@ -62,16 +62,16 @@ def summary_table(all_found: Sequence[dict[str, Any]]) -> Table:
     """The best of each protocol, a backbone a line, and the paper's number of the same encoder."""
     protocols = list(dict.fromkeys(found["protocol"] for found in all_found))
     table = _table(f"Results on {', '.join(dict.fromkeys(f['data'] for f in all_found))} (%)")
-    table.add_column("features")
+    table.add_column("features", overflow="fold")
     for protocol in protocols:
-        table.add_column(protocol, justify="right")
+        table.add_column(protocol, justify="right", overflow="fold")
     with_paper = [
         protocol
         for protocol in protocols
         if any(f["protocol"] == protocol and f["encoder"] in f["paper"] for f in all_found)
     ]
     for protocol in with_paper:
-        table.add_column(f"{protocol}, paper", justify="right")
+        table.add_column(f"{protocol}, paper", justify="right", overflow="fold")
     for name in dict.fromkeys(found["checkpoint"] for found in all_found):
         mine = {found["protocol"]: found for found in all_found if found["checkpoint"] == name}
         best = [_percent(mine[each]["best"] if each in mine else None) for each in protocols]

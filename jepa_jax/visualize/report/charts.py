@@ -16,6 +16,7 @@ from jepa_jax.visualize.masks import COLORS
 WIDTH, HEIGHT = 4.4, 2.3  # inches
 POINTS = 300  # of a curve, at most
 SMOOTHED = 60  # points from which on a curve is also shown smoothed
+NOISE = 1e-3  # share of the largest value within which a curve is flat
 
 
 def color(run: int) -> str:
@@ -50,6 +51,10 @@ def chart(title: str, curves: Mapping[int, Sequence[tuple[int, float]]]) -> str:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
         axis.margins(x=0.02)
+        low, high = axis.dataLim.intervaly
+        room = NOISE * max(abs(low), abs(high))
+        if 0 < high - low < room:  # the last bits of a constant are no curve
+            axis.set_ylim((low + high - room) / 2, (low + high + room) / 2)
         file = io.StringIO()
         fig.savefig(file, format="svg", metadata={"Date": None})
     return _element(file.getvalue(), title)
