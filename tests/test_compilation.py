@@ -13,6 +13,7 @@ from jepa_jax.compilation.chips import topology_devices
 from jepa_jax.compilation.collectives import Traffic, collectives
 from jepa_jax.compilation.search import largest
 from jepa_jax.errors import UserError
+from tests.devices import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -115,7 +116,6 @@ import json
 import jax
 from jepa_jax.compilation.step import compile_step
 from tests.tiny import tiny
-from tests.devices import xla_flags
 found = []
 for depth, fsdp, parts in ((2, 4, 1), (4, 4, 1), (2, 1, 1), (2, 1, 4)):
     c = tiny()

@@ -14,6 +14,7 @@ from jepa_jax.evaluation.features import Encode, collect, patch_features, pooled
 from jepa_jax.ijepa import init
 from jepa_jax.parallel.sharding import make_mesh, tree_sharding
 from jepa_jax.training.setup import build_model
+from tests.devices import xla_flags
 from tests.tiny import tiny
 
 INDICES = [5, 3, 300, 8, 13, 21, 3, 34, 1, 0]
@@ -23,7 +24,6 @@ ON_EIGHT = """
 import sys
 import numpy as np
 from tests.test_features import look, made
-from tests.devices import xla_flags
 
 for name, shape in (("replica", (8, 1, 1)), ("all", (2, 2, 2))):
     found = look(*made(), shape, 64)

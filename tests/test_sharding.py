@@ -18,6 +18,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.parallel import sharding
 from jepa_jax.parallel.placement import check_split, placement_table
 from jepa_jax.training.setup import build_model
+from tests.devices import xla_flags
 from tests.slices import slices
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -126,7 +127,6 @@ import json, sys
 from tests.test_train import tiny, rows
 from jepa_jax.training.loop import train
 import pathlib
-from tests.devices import xla_flags
 folder = pathlib.Path(sys.argv[1])
 config = tiny()
 config.data.test_split = ""
