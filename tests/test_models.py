@@ -270,4 +270,6 @@ def test_the_last_tokens_alone_are_those_among_all(depth: int):
     params = jax.tree.map(lambda leaf: 10 * leaf, module.init(jax.random.key(0), x, length))
     alone = module.apply(params, x, length, last=2)
     everyone = module.apply(params, x, length)
-    np.testing.assert_allclose(alone, everyone[:, -2:], rtol=1e-5, atol=1e-6)
+    # Small features are sums in which larger terms cancel: a rounding is one of the largest.
+    scale = np.abs(everyone).max()
+    np.testing.assert_allclose(alone / scale, everyone[:, -2:] / scale, rtol=0, atol=1e-6)
