@@ -43,22 +43,19 @@ def attention_by_block(
       length: how many of a block's `size` tokens are real.
     """
     blocks = length.shape[1]
-    context = key.shape[2] - blocks * size
 
     def split(x: Array) -> tuple[Array, Array]:  # (B, H, K, E) and (B, H, M, P, E)
         seen, rest = jnp.split(x, [x.shape[2] - blocks * size], axis=2)
         return seen, rest.reshape(*x.shape[:2], blocks, size, -1)
 
     (asks, asked), (key, own_key), (value, own_value) = split(query), split(key), split(value)
-    scaled = asked * jnp.asarray(asked.shape[-1] ** -0.5, asked.dtype)
-    to_context = jnp.einsum("bhmpe,bhke->bhmpk", scaled, key, preferred_element_type=jnp.float32)
-    to_own = jnp.einsum("bhmpe,bhmqe->bhmpq", scaled, own_key, preferred_element_type=jnp.float32)
-    position = jax.lax.broadcasted_iota(length.dtype, to_own.shape, 4)
-    to_own = jnp.where(position < length[:, None, :, None, None], to_own, -jnp.inf)
-    weights = jax.nn.softmax(jnp.concatenate([to_context, to_own], axis=-1), axis=-1)
-    of_context, of_own = jnp.split(weights.astype(value.dtype), [context], axis=-1)
-    mixed = jnp.einsum("bhmpk,bhke->bhmpe", of_context, value)
-    mixed += jnp.einsum("bhmpq,bhmqe->bhmpe", of_own, own_value)
+
+    def of_block(query: Array, own_key: Array, own_value: Array, length: Array) -> Array:
+        keys = jnp.concatenate([key, own_key], axis=2)
+        return attention(query, keys, jnp.concatenate([value, own_value], axis=2), length)
+
+    lengths = key.shape[2] + length
+    mixed = jax.vmap(of_block, (2, 2, 2, 1), 2)(asked, own_key, own_value, lengths)
     mixed = mixed.reshape(*asked.shape[:2], blocks * size, -1)
     if not asks.shape[2]:
         return mixed
