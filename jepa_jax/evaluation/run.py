@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -214,16 +214,18 @@ def data_name(data: ConfigDict | None) -> str:
 
 
 def _out(asked: Asked) -> pathlib.Path:
-    out = asked.out
-    for name in () if out else asked.checkpoints:
-        with contextlib.suppress(UserError):  # it is no run
-            found = find_checkpoint(epath.Path(name).expanduser())
-            out = found.folder.parent.parent / "evaluation"
-            break
-    if not out:
-        raise UserError("say where results go: --out=evaluation")
+    out = asked.out or _of_a_run(asked.checkpoints)
     if is_bucket(epath.Path(out)):
         raise UserError(
             f"{out} is no local folder, which features are read from: name one in --out"
         )
     return pathlib.Path(out).expanduser()
+
+
+def _of_a_run(checkpoints: Sequence[str]) -> pathlib.Path:
+    """`evaluation` in the folder of the first of them that is a run."""
+    for name in checkpoints:
+        with contextlib.suppress(UserError):  # it is none
+            found = find_checkpoint(epath.Path(name).expanduser())
+            return found.folder.parent.parent / "evaluation"
+    raise UserError("say where results go: --out=evaluation")
