@@ -13,7 +13,7 @@ from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder
 from jepa_jax.optim import AdamW, Schedules
 
-PURPOSES = ("init", "masks")
+PURPOSES = ("init", "masks", "flow", "drawing")
 
 
 def purpose_key(seed: int, purpose: str) -> Array:

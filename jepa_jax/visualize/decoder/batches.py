@@ -11,15 +11,12 @@ from jepa_jax import ijepa, masks
 from jepa_jax.config import mask_spec
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import Source
-
-PURPOSES = ("init", "masks", "flow", "drawing")
+from jepa_jax.training.setup import purpose_key
 
 
 def key_of(seed: int, purpose: str, step: int = 0) -> jax.Array:
     """A random key for one use of randomness at one step."""
-    return jax.random.fold_in(
-        jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose)), step
-    )
+    return jax.random.fold_in(purpose_key(seed, purpose), step)
 
 
 class Batches:
