@@ -41,6 +41,13 @@ class Masks(NamedTuple):
     targets: Array  # (B, M, P) M blocks, padded to P, the largest that can occur
     target_length: Array  # (B, M) how many of the P are real
 
+    @property
+    def real(self) -> Array:
+        """(B, M, P) bool: which of a block's P patches are no padding."""
+        length = self.target_length[..., None]
+        place = np.arange(self.targets.shape[-1], dtype=np.int32)
+        return length > place.reshape((1,) * (length.ndim - 1) + (-1,))
+
 
 class Draw(NamedTuple):
     """One draw for one image, before K context patches are chosen."""

@@ -49,8 +49,7 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
     features = ijepa.encode(model, state.target, batch.images)  # (n, N, D)
     normal = losses.normalize_targets(features)
     targets = take_patches(normal, masks.targets)  # (n, M, P, D)
-    place = jax.lax.broadcasted_iota(jnp.int32, masks.targets.shape, 2)
-    real = (place < masks.target_length[..., None]).astype(jnp.float32)  # (n, M, P)
+    real = masks.real.astype(jnp.float32)  # (n, M, P)
 
     def mean(x: Array) -> Array:  # over real target patches; (n, M, P, ...) -> (...)
         return jnp.tensordot(real, x, 3) / real.sum()

@@ -89,7 +89,11 @@ def as_rgb(images: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n H W 3"]
     images = np.asarray(images)
     if images.ndim != 4:
         raise UserError(f"images have shape {images.shape}: give (n, height, width, channels)")
-    pixels = images.astype(np.float32) / 255
-    if pixels.shape[-1] != 3:
-        pixels = np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1)
-    return pixels
+    return three_channels(images.astype(np.float32) / 255)
+
+
+def three_channels(pixels: Float[np.ndarray, "... C"]) -> Float[np.ndarray, "... 3"]:
+    """Red, green and blue as they are; other channels averaged into grey."""
+    if pixels.shape[-1] == 3:
+        return pixels
+    return np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1)

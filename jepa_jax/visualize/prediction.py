@@ -26,8 +26,7 @@ def block_agreement(
     """
     usual = usual[masks.targets]
     agreement = cosine(predicted - usual, true - usual)
-    real = np.arange(agreement.shape[-1]) < masks.target_length[..., None]
-    return np.where(real, agreement, np.nan)
+    return np.where(masks.real, agreement, np.nan)
 
 
 def prediction_overview(

@@ -28,7 +28,7 @@ from jepa_jax.visualize.trained import Trained
 SCALE_BATCHES = 8  # whose predictions set the scale
 LOG_EVERY, SAVE_EVERY = 100, 500  # steps
 
-_pooled, _init = (jax.jit(function, static_argnums=0) for function in (pooled, init))
+_init = jax.jit(init, static_argnums=0)
 _train_step = jax.jit(train_step, static_argnums=0, donate_argnums=2)
 
 
@@ -116,7 +116,7 @@ def fit(
 
 
 def _start(decoder: Decoder, frozen: Any, batches: Batches, seed: int) -> State:
-    seen = [_pooled(decoder.model, frozen, batches[step]) for step in range(SCALE_BATCHES)]
+    seen = [pooled(decoder.model, frozen, batches[step]) for step in range(SCALE_BATCHES)]
     predicted = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in seen])
     return _init(decoder, key_of(seed, "init"), predicted)
 

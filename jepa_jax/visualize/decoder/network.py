@@ -4,18 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from jepa_jax.models.positions import sincos_2d
 from jepa_jax.models.transformer import LayerNorm
 
 FREQUENCIES = 16  # of the flow's time
 LEAST = 0.05  # of the time left, by which the distance to the data is divided
-
-
-def real_patches(patches: Shaped[Array, "n P ..."], length: Int[Array, "n"]) -> Bool[Array, "n P"]:
-    """Which of the P are no padding."""
-    return jnp.arange(patches.shape[1])[None] < length[:, None]
 
 
 class Network(nn.Module):
@@ -37,7 +32,7 @@ class Network(nn.Module):
         time: Float[Array, "n"],
         condition: Float[Array, "n D"],
         patches: Int[Array, "n P"],
-        length: Int[Array, "n"],
+        real: Bool[Array, "n P"],
     ) -> Float[Array, "n P F"]:
         """The velocity of each patch's pixels.
 
@@ -45,9 +40,8 @@ class Network(nn.Module):
           x: pixels on their way from noise (time 0) to data (time 1).
           condition: the predictor's output, averaged over the block.
           patches: raster indices of the block's patches, padded.
-          length: how many of them are real.
+          real: which of them are no padding.
         """
-        real = real_patches(patches, length)
         inside = jax.nn.one_hot(patches, self.grid[0] * self.grid[1])
         inside = inside.max(1, where=real[..., None], initial=0.0)
         given = jnp.concatenate([_waves(time), condition, inside], axis=-1)

@@ -42,12 +42,14 @@ def sketch_overview(
     fig, axes = figures.panels(len(shown), titles, aspect=size[0] / size[1])
     for row, (i, m) in zip(axes, shown, strict=True):
         index = masks.targets[i, m, : masks.target_length[i, m]]
-        whole = _rgb(as_image(real[i], grid, channels))
+        whole = figures.three_channels(as_image(real[i], grid, channels))
         figures.show(row[0], whole, size)
         figures.show(row[1], context_only(whole, masks.context[i], grid), size)
         sketches = [sketch[i, m, : len(index)] for each in drawn.values() for sketch in each]
         for axis, sketch in zip(row[2:], sketches, strict=True):
-            figures.show(axis, _rgb(on_image(real[i], index, sketch, grid, channels)), size)
+            figures.show(
+                axis, figures.three_channels(on_image(real[i], index, sketch, grid, channels)), size
+            )
         for axis in row:
             outline(axis, index, grid, size, figures.MARK, 0.8)
     figures.save(fig, path)
@@ -60,9 +62,3 @@ def _busiest(real: Float[np.ndarray, "N F"], masks: Masks, image: int) -> list[i
         blocks.setdefault(tuple(masks.targets[image, m, :length].tolist()), m)
     busiest = sorted(blocks, key=lambda index: real[list(index)].std(), reverse=True)
     return sorted(blocks[index] for index in busiest[:BLOCKS])
-
-
-def _rgb(image: Float[np.ndarray, "H W C"]) -> Float[np.ndarray, "H W 3"]:
-    if image.shape[-1] == 3:
-        return image
-    return np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)

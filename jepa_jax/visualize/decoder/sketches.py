@@ -43,15 +43,12 @@ class Artist:
     ) -> Float[np.ndarray, "n M D"]:
         """The predictor's word on each target block, averaged over its patches."""
         batch = ijepa.Batch(jnp.asarray(images), jax.tree.map(jnp.asarray, masks))
-        return np.asarray(_pooled(self.decoder.model, self.frozen, batch))
+        return np.asarray(pooled(self.decoder.model, self.frozen, batch))
 
     def real(self, images: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n N F"]:
         """The pixels of all patches, in 0..1, at the size in which it draws."""
         real = pixels(self.decoder, jnp.asarray(images))
         return np.asarray(jnp.clip(_visible(self.decoder, real), 0, 1))
-
-
-_pooled = jax.jit(pooled, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

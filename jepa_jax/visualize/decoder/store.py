@@ -7,6 +7,7 @@ from typing import Any
 import flax.serialization
 from etils import epath
 
+from jepa_jax.atomic import write_bytes
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.visualize.decoder.training import State
 
@@ -21,11 +22,9 @@ def save(folder: epath.Path, state: State, about: dict[str, Any]) -> None:
     """
     content = {"about": json.dumps(about), "state": flax.serialization.to_state_dict(state)}
     packed = flax.serialization.msgpack_serialize(content)
-    new = folder / f"{FILE}.new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(zlib.crc32(packed).to_bytes(4, "big") + packed)
-        new.replace(folder / FILE)
+        write_bytes(folder / FILE, zlib.crc32(packed).to_bytes(4, "big") + packed)
     except OSError as error:
         raise StorageError(f"{folder / FILE} cannot be written ({error})") from None
 

@@ -1,6 +1,7 @@
 """One step of training a decoder on a frozen model, and what it starts from."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -15,7 +16,7 @@ from jepa_jax.masks import Masks
 from jepa_jax.models.vit import patchify, take_patches
 from jepa_jax.optim import moving_average
 from jepa_jax.visualize.decoder import flow
-from jepa_jax.visualize.decoder.network import Network, real_patches
+from jepa_jax.visualize.decoder.network import Network
 
 SIDE = 64  # pixels of a drawn image at most
 MOMENTUM = 0.998  # of the moving average of parameters, which draws
@@ -61,12 +62,11 @@ def drawn_side(image_size: tuple[int, int], patch_size: int) -> int:
     return max((side for side in fitting if side * patches <= SIDE), default=1)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def pooled(model: ijepa.IJEPA, params: Any, batch: ijepa.Batch) -> Float[Array, "B M D"]:
     """What the predictor says of each block, averaged over its patches."""
     predicted = ijepa.predict(model, params, batch)
-    patches = batch.masks.targets.shape[-1]
-    real = jnp.arange(patches)[None, None] < batch.masks.target_length[..., None]
-    return predicted.mean(axis=2, where=real[..., None])
+    return predicted.mean(axis=2, where=batch.masks.real[..., None])
 
 
 def pixels(decoder: Decoder, images: Array) -> Float[Array, "B N F"]:
@@ -92,7 +92,7 @@ def init(decoder: Decoder, key: Array, predicted: Float[Array, "n D"]) -> State:
         jnp.zeros(1),
         predicted[:1],
         patch,
-        patch[0] + 1,
+        jnp.ones((1, 1), bool),
     )["params"]
     return State(
         step=jnp.int32(0),
@@ -109,11 +109,12 @@ def velocity(
 ) -> flow.Velocity:
     """Of the B·M blocks in a row."""
     condition = (predicted - state.mean[None, None]) / state.std[None, None]
-    condition, patches = (x.reshape(-1, x.shape[-1]) for x in (condition, masks.targets))
-    length = masks.target_length.reshape(-1)
+    condition, patches, real = (
+        x.reshape(-1, x.shape[-1]) for x in (condition, masks.targets, masks.real)
+    )
 
     def at(x: Array, time: Array) -> Array:
-        return decoder.network.apply({"params": params}, x, time, condition, patches, length)
+        return decoder.network.apply({"params": params}, x, time, condition, patches, real)
 
     return at
 
@@ -130,7 +131,7 @@ def train_step(
     predicted = pooled(decoder.model, frozen, batch)
     data = take_patches(pixels(decoder, batch.images), masks.targets)
     data = data.reshape(-1, *data.shape[2:])
-    real = real_patches(data, masks.target_length.reshape(-1))
+    real = masks.real.reshape(data.shape[:2])
 
     def loss(params: Any) -> Array:
         return flow.loss(velocity(decoder, params, state, predicted, masks), key, data, real)
