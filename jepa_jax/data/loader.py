@@ -13,6 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags, logging
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jepa_jax.data.broken import read_sound
@@ -131,6 +132,14 @@ class _Load(grain.transforms.RandomMap):
         return read_sound(
             self._source, index, lambda example: self._view(example, rng), self._broken_share
         )
+
+
+def evaluation_images(
+    source: Source, data: ConfigDict, indices: Sequence[int]
+) -> UInt8[np.ndarray, "n H W C"]:
+    """The centre crops of some examples, as `evaluation_batches` makes them."""
+    batches = evaluation_batches(source, data, min(64, len(indices)), indices)
+    return np.concatenate([batch["images"] for batch in batches])[: len(indices)]
 
 
 def evaluation_batches(

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import jepa_jax
 from jepa_jax.data.sources import Source
+from jepa_jax.data.subset import spread
 from jepa_jax.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -39,7 +40,7 @@ def about_run(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 def data_identity(source: Source) -> dict[str, Any]:
     """How many examples, and a digest of some of them: the same wherever they are stored."""
     digest = hashlib.sha256()
-    for index in np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int).tolist():
+    for index in spread(len(source), SAMPLE).tolist():
         try:
             image = source[index].image
         except UserError:

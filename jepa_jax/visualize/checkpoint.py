@@ -14,9 +14,9 @@ from etils import epath
 from jepa_jax import masks
 from jepa_jax.config import grid, mask_spec
 from jepa_jax.console import new_console, say
-from jepa_jax.data.loader import evaluation_batches
+from jepa_jax.data.loader import evaluation_images
 from jepa_jax.data.sources import Source, open_source
-from jepa_jax.data.subset import subset
+from jepa_jax.data.subset import spread, subset
 from jepa_jax.errors import UserError, did_you_mean
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.visualize.attention import attention_overview, attention_weights
@@ -75,9 +75,7 @@ class Scene:
         return grid(self.trained.config)
 
     def _read(self, index: np.ndarray) -> np.ndarray:
-        size = min(64, len(index))
-        batches = evaluation_batches(self.source, self.trained.config.data, size, index)
-        return np.concatenate([batch["images"] for batch in batches])[: len(index)]
+        return evaluation_images(self.source, self.trained.config.data, index)
 
 
 def _masks(scene: Scene, path: epath.Path) -> None:
@@ -168,7 +166,7 @@ def visualize(
         trained.config.data.update(data or {})
     config = trained.config.data
     source = open_source(config, config.test_split or config.train_split)
-    shown = np.linspace(0, len(source) - 1, min(images, len(source))).astype(int)
+    shown = spread(len(source), images)
     others = np.setdiff1d(subset(len(source), bank + len(shown), trained.config.seed), shown)
     scene = Scene(trained, source, shown, others[:bank])
     console, files = new_console(), []

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from jepa_jax import ijepa, masks
 from jepa_jax.config import grid, mask_spec
-from jepa_jax.data.loader import evaluation_batches
+from jepa_jax.data.loader import evaluation_batches, evaluation_images
 from jepa_jax.data.sources import open_source
+from jepa_jax.data.subset import spread
 from jepa_jax.evaluation.features import patch_features
 from jepa_jax.parallel.processes import is_first
 from jepa_jax.parallel.sharding import batch_parts, process_share
@@ -37,16 +37,16 @@ def draw_run(
     """
     split = config.data.test_split or config.data.train_split
     source = open_source(config.data, split)
-    index = np.linspace(0, len(source) - 1, min(IMAGES, len(source))).astype(int)
+    index = spread(len(source), IMAGES)
     parts = batch_parts(mesh)
     size = parts * math.ceil(len(index) / parts)
     batches = evaluation_batches(source, config.data, size, index, shard=process_share(mesh))
     features = patch_features(model, target, batches, mesh)
     if not is_first():
         return
-    (batch,) = evaluation_batches(source, config.data, len(index), index)
+    images = evaluation_images(source, config.data, index)
     drawn = masks.sample(jax.random.key(config.seed), mask_spec(config), len(index))
 
     loss_curve(metrics, folder / "loss.png")
-    mask_overlay(batch["images"], drawn, grid(config), folder / "masks.png")
-    pca_overview(batch["images"], features.values, grid(config), folder / "features.png")
+    mask_overlay(images, drawn, grid(config), folder / "masks.png")
+    pca_overview(images, features.values, grid(config), folder / "features.png")

@@ -13,9 +13,9 @@ from jepa_jax import masks
 from jepa_jax.atomic import write_text
 from jepa_jax.config import mask_spec
 from jepa_jax.console import new_console, say
-from jepa_jax.data.loader import evaluation_batches
+from jepa_jax.data.loader import evaluation_images
 from jepa_jax.data.sources import Source, open_source
-from jepa_jax.data.subset import subset
+from jepa_jax.data.subset import spread, subset
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.training.signals import StopWish
 from jepa_jax.visualize.decoder.agreement import Agreement, agreement
@@ -87,7 +87,7 @@ def train_decoder(
 
     held_out = open_source(config, config.test_split) if config.test_split else source
     key, seed = key_of(settings.seed, "drawing"), trained.config.seed
-    shown = np.linspace(0, len(held_out) - 1, min(asked.images, len(held_out))).astype(int)
+    shown = spread(len(held_out), asked.images)
     drawn = _images_and_masks(trained, held_out, shown, settings)
     sketch_overview(artists, *drawn, asked.samples, key, out / "sketches.png")
     measured = subset(len(held_out), asked.test_images, seed)
@@ -100,9 +100,7 @@ def train_decoder(
 def _images_and_masks(
     trained: Trained, source: Source, index: np.ndarray, settings: Settings
 ) -> tuple[np.ndarray, masks.Masks]:
-    size = min(64, len(index))
-    batches = evaluation_batches(source, trained.config.data, size, index)
-    images = np.concatenate([batch["images"] for batch in batches])[: len(index)]
+    images = evaluation_images(source, trained.config.data, index)
     key = key_of(settings.seed, "drawing", len(index))
     return images, masks.sample(key, mask_spec(trained.config), len(images))
 
