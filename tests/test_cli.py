@@ -1,36 +1,12 @@
 """Wrong input on the command line: one line that says what to do, and exit code 2."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "launch/train.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-
-
-def refused(*arguments: str) -> str:
-    """The one line that a wrong command is answered with."""
-    result = run(*arguments)
-    assert result.returncode == 2, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
+from tests.commands import refused
 
 
 @pytest.fixture
@@ -61,12 +37,12 @@ DIGITS = "--config=configs/digits.py"
     ],
 )
 def test_wrong_settings(tmp_path, override: str, message: str):
-    assert message in refused(DIGITS, f"--workdir={tmp_path}/run", override)
+    assert message in refused("train", DIGITS, f"--workdir={tmp_path}/run", override)
     assert not (tmp_path / "run").exists()
 
 
 def test_no_such_recipe(tmp_path):
-    message = refused("--config=configs/digit.py", f"--workdir={tmp_path}")
+    message = refused("train", "--config=configs/digit.py", f"--workdir={tmp_path}")
     assert "configs/digit.py" in message
 
 
@@ -84,20 +60,24 @@ def test_no_such_recipe(tmp_path):
 )
 def test_broken_recipes(tmp_path, text: str, message: str):
     (tmp_path / "recipe.py").write_text(text)
-    assert message in refused(f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run")
+    recipe, workdir = f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run"
+    assert message in refused("train", recipe, workdir)
 
 
 def test_overrides_without_a_recipe():
-    assert "--config=" in refused("--config.train.epochs=3")
+    assert "--config=" in refused("train", "--config.train.epochs=3")
 
 
 def test_no_workdir():
-    assert "--workdir" in refused(DIGITS)
+    assert "--workdir" in refused("train", DIGITS)
 
 
 def test_no_such_data(tmp_path):
     message = refused(
-        "--config=configs/vitb16.py", f"--workdir={tmp_path}/run", "--config.train.batch_size=8"
+        "train",
+        "--config=configs/vitb16.py",
+        f"--workdir={tmp_path}/run",
+        "--config.train.batch_size=8",
     )
     assert "data/imagenet" in message
 
@@ -105,6 +85,7 @@ def test_no_such_data(tmp_path):
 def test_empty_folder(tmp_path):
     (tmp_path / "nothing").mkdir()
     message = refused(
+        "train",
         DIGITS,
         f"--workdir={tmp_path}/run",
         "--config.data.source=folder",
@@ -116,6 +97,7 @@ def test_empty_folder(tmp_path):
 
 def test_corrupt_image(folder):
     message = refused(
+        "train",
         DIGITS,
         f"--workdir={folder}/run",
         "--config.data.source=folder",
@@ -130,4 +112,4 @@ def test_corrupt_image(folder):
 
 def test_workdir_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "is a file" in refused(DIGITS, f"--workdir={tmp_path}/file")
+    assert "is a file" in refused("train", DIGITS, f"--workdir={tmp_path}/file")

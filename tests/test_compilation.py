@@ -13,6 +13,7 @@ from jepa_jax.compilation.chips import topology_devices
 from jepa_jax.compilation.collectives import Traffic, collectives
 from jepa_jax.compilation.search import largest
 from jepa_jax.errors import UserError
+from tests.commands import launch
 from tests.devices import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -182,14 +183,8 @@ def test_a_missing_compiler_is_answered_with_how_to_install_it():
         topology_devices("v5e:4x4")
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "launch/compile.py", "--config=configs/digits.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
+def compiled(*arguments: str) -> subprocess.CompletedProcess:
+    return launch("compile", "--config=configs/digits.py", *arguments, timeout=None)
 
 
 SMALL = (
@@ -204,7 +199,7 @@ SMALL = (
 
 @needs_libtpu
 def test_a_step_compiles_for_a_tpu_that_is_not_there():
-    result = launch("--topology=v5e:2x2", *SMALL, "--config.mesh.fsdp=4")
+    result = compiled("--topology=v5e:2x2", *SMALL, "--config.mesh.fsdp=4")
     assert result.returncode == 0, result.stderr
     assert "4 × v5e, mesh replica 1 × fsdp 4 × tensor 1" in result.stdout
     assert "all-gather" in result.stdout
@@ -213,14 +208,14 @@ def test_a_step_compiles_for_a_tpu_that_is_not_there():
 
 @needs_libtpu
 def test_an_impossible_slice_is_one_line():
-    result = launch("--topology=v5e:3x7")
+    result = compiled("--topology=v5e:3x7")
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "v5e:3x7 cannot be compiled for" in result.stderr
 
 
 def test_local_devices_need_no_topology():
-    result = launch(*SMALL)
+    result = compiled(*SMALL)
     assert result.returncode == 0, result.stderr
     assert "1 × cpu" in result.stdout
     assert "TFLOP a step" in result.stdout

@@ -1,31 +1,20 @@
 """The command that takes encoders to other implementations."""
 
-import os
-import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import jepa_jax
+from tests.commands import launch
 from tests.saving import save_run
 from tests.tiny import tiny
 
 pytest.importorskip("safetensors", reason="needs jepa_jax[interop]")
 
-ROOT = pathlib.Path(__file__).parents[1]
-
 
 def convert(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "launch/convert.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+    return launch("convert", *arguments)
 
 
 def test_a_run_becomes_a_folder(tmp_path):

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,10 +17,10 @@ from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_r
 from jepa_jax.evaluation.run import Asked, evaluate
 from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.parallel.sharding import make_mesh
+from tests.commands import launch
 from tests.saving import save_run
 from tests.tiny import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
 FEW = {"train_images": 300, "test_images": 100}
 
 
@@ -127,14 +125,7 @@ def test_the_command_shows_one_table_of_all(run, tmp_path):
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "launch/evaluate.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+    return launch("evaluate", *arguments)
 
 
 def complaint(asked: Asked) -> str:

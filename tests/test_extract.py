@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -23,10 +20,10 @@ from jepa_jax.evaluation.run import Asked as Evaluation
 from jepa_jax.evaluation.run import evaluate
 from jepa_jax.evaluation.splits import ALL
 from jepa_jax.parallel.sharding import make_mesh
+from tests.commands import launch
 from tests.saving import save_run
 from tests.tiny import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
 RANDOM = np.random.default_rng(0)
 PATCHES = Content(
     RANDOM.normal(size=(5, 4, 3)).astype(np.float32),
@@ -99,17 +96,10 @@ def test_a_folder_without_labels(run, tmp_path):
     images = photos(tmp_path / "photos", "a.png", "b.png", "c.png")
     (tmp_path / "photos" / "broken.png").write_bytes(b"\x89PNG")
     file = tmp_path / "features.npz"
-    done = subprocess.run(
-        [
-            *(sys.executable, "launch/extract.py", f"--checkpoint={run}"),
-            *(f"--images={tmp_path}/photos", f"--out={file}", "--config=configs/digits.py"),
-            "--config.data.broken_share=0.5",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    done = launch(
+        "extract",
+        *(f"--checkpoint={run}", f"--images={tmp_path}/photos", f"--out={file}"),
+        *("--config=configs/digits.py", "--config.data.broken_share=0.5"),
     )
     assert done.returncode == 0, done.stderr
     assert "1 images can't be read and are left out" in done.stdout

@@ -3,8 +3,6 @@
 import io
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,11 +14,9 @@ from sklearn.datasets import load_digits
 from jepa_jax.data.prepare import display
 from jepa_jax.data.prepare.run import FINISHED, prepare
 from jepa_jax.errors import UserError
+from tests.commands import ROOT, refused
 from tests.packing import PACKED
 from tests.preparing import NOISE, PHOTOS, classes, means, records, request, save, source
-
-ROOT = pathlib.Path(__file__).parents[1]
-
 
 # What TFDS reads
 
@@ -166,15 +162,5 @@ def test_many_classes_and_broken_images_are_cut_short():
     ],
 )
 def test_wrong_input_is_answered_in_one_line(arguments, message):
-    result = subprocess.run(
-        [sys.executable, "launch/prepare.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 2, result.stderr
-    [line] = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
+    assert message in refused("prepare", *arguments, timeout=60)
     assert not (ROOT / "data").exists()

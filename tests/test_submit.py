@@ -4,7 +4,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -20,6 +19,7 @@ from jepa_jax.submission.training import (
     check_shared,
     training_of,
 )
+from tests.commands import launch
 
 RECIPE = str(ROOT / "configs" / "digits.py")
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git checkout")
@@ -180,13 +180,7 @@ def test_a_variable_that_cannot_pass_keeps_its_value_to_itself(name):
 
 
 def submit(*words: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "launch/submit.py", *words],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-        capture_output=True,
-        text=True,
-    )
+    return launch("submit", *words, timeout=None, **environment)
 
 
 CLOUD = ("--zone=us-east5-b", "--project=my-proj", "--topology=v5e:2x4")

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
 from jepa_jax.errors import UserError
-from jepa_jax.submission.code import ROOT
 from jepa_jax.submission.gke import Gke, check, jobset, literal, manifests, plan, secret, xpk
 from jepa_jax.submission.topology import parse
 from jepa_jax.submission.training import Training
+from tests.commands import launch
 
 IMAGE = "us-docker.pkg.dev/my-proj/images/jepa_jax@sha256:" + 64 * "a"
 KUBERNETES = ("1.28", "1.37")  # from the oldest that has all of it
@@ -157,13 +157,8 @@ def test_xpk_needs_a_cluster():
 
 def submit(*words: str, **environment: str) -> subprocess.CompletedProcess:
     recipe = ("--config=configs/digits.py", "--workdir=gs://b/r", "--name=first")
-    return subprocess.run(
-        [sys.executable, "launch/submit.py", "gke", *recipe, "--topology=v5e:2x4", *words],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-        capture_output=True,
-        text=True,
-    )
+    where = ("gke", *recipe, "--topology=v5e:2x4")
+    return launch("submit", *where, *words, timeout=None, **environment)
 
 
 @pytest.mark.parametrize(
