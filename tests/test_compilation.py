@@ -13,8 +13,8 @@ from jepa_jax.compilation.chips import topology_devices
 from jepa_jax.compilation.collectives import Traffic, collectives
 from jepa_jax.compilation.search import largest
 from jepa_jax.errors import UserError
+from jepa_jax.parallel.cpu import xla_flags
 from tests.commands import launch
-from tests.devices import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBTPU = importlib.util.find_spec("libtpu") is not None

@@ -12,9 +12,9 @@ from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import open_source
 from jepa_jax.evaluation.features import Encode, collect, patch_features, pooled_features, stream
 from jepa_jax.ijepa import init
+from jepa_jax.parallel.cpu import xla_flags
 from jepa_jax.parallel.sharding import make_mesh, tree_sharding
 from jepa_jax.training.setup import build_model
-from tests.devices import xla_flags
 from tests.tiny import tiny
 
 INDICES = [5, 3, 300, 8, 13, 21, 3, 34, 1, 0]

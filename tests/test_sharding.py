@@ -16,9 +16,9 @@ from jepa_jax import ijepa
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.parallel import sharding
+from jepa_jax.parallel.cpu import xla_flags
 from jepa_jax.parallel.placement import check_split, placement_table
 from jepa_jax.training.setup import build_model
-from tests.devices import xla_flags
 from tests.slices import slices
 
 ROOT = pathlib.Path(__file__).parents[1]

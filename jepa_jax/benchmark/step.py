@@ -1,7 +1,6 @@
 """How fast a recipe's training step is: ours beside a PyTorch step, in alternating rounds."""
 
 import json
-import os
 import pathlib
 import pickle
 import sys
@@ -16,6 +15,7 @@ from jepa_jax import masks
 from jepa_jax.benchmark.contender import Contender, start_all, take_turns
 from jepa_jax.config import architecture, grid, mask_spec
 from jepa_jax.errors import UserError
+from jepa_jax.parallel.cpu import xla_flags
 
 PEER = pathlib.Path(__file__).parents[2] / "tests" / "peers" / "torch_step.py"
 OURS = "jepa_jax"
@@ -71,9 +71,7 @@ def our_contender(
     # Processes that start anew for each round compile once.
     environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"programs_{name}")}
     if devices:
-        split = f"--xla_force_host_platform_device_count={devices}"
-        flags = f"{os.environ.get('XLA_FLAGS', '')} {split}"
-        environment |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        environment |= {"XLA_FLAGS": xla_flags(devices), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "jepa_jax.benchmark.ours", str(path)]
     return Contender(name, command, environment)
 

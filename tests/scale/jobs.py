@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from jepa_jax.parallel.cpu import xla_flags
 from jepa_jax.training.jsonlines import JsonLines
-from tests.devices import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEVICES = 4

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.devices import xla_flags
+from jepa_jax.parallel.cpu import xla_flags
 
 SCRIPT = pathlib.Path(__file__).with_name("run_steps.py")
 ROOT = SCRIPT.parents[2]

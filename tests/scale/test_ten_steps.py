@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.devices import xla_flags
+from jepa_jax.parallel.cpu import xla_flags
 from tests.scale.ten_steps import HALF, LAST, MESHES, SAME
 
 SCRIPT = pathlib.Path(__file__).with_name("ten_steps.py")

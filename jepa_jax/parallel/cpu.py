@@ -1,4 +1,4 @@
-"""A CPU that is split into several devices, for processes that tests start."""
+"""A CPU that is split into several devices, for a process to come."""
 
 import os
 
