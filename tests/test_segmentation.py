@@ -117,7 +117,7 @@ def asked(run, out, protocol: str, **data) -> Asked:
 def test_synthetic_pictures_need_nothing_else(run, tmp_path):
     evaluate(asked(run, tmp_path, "synthetic_segmentation"))
     [found] = json.loads((tmp_path / "results.json").read_text())["results"]
-    assert found["data"] == "synthetic count"
+    assert found["data"] == "synthetic masks"
     assert np.sum(found["details"]["confusion"]) == 9 * 8 * 8
 
 

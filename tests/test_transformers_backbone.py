@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -26,6 +27,11 @@ SIZES = {
 }  # fmt: skip
 SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
 CONVOLUTIONS = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]}
+BLOCKS = {  # two stages of EfficientNet, narrow; in the end 1,280 · 0.1 channels
+    "image_size": 16, "width_coefficient": 0.1, "in_channels": [32, 16], "out_channels": [16, 24],
+    "kernel_sizes": [3, 5], "strides": [1, 2], "num_block_repeats": [1, 1], "expand_ratios": [1, 6],
+    "hidden_dim": 128, "initializer_range": 0.6,
+}  # fmt: skip
 KINDS = {
     "clip": ("CLIPVision", SIZES),
     "dinov2": ("Dinov2", SIZES),
@@ -33,8 +39,9 @@ KINDS = {
     "mae": ("ViTMAE", SIZES),
     "swin": ("Swin", SWIN | {"window_size": 2, "initializer_range": 1.0}),
     "resnet": ("ResNet", CONVOLUTIONS | {"layer_type": "basic"}),
+    "efficientnet": ("EfficientNet", BLOCKS),
 }
-PATCHES = {"swin": 16, "resnet": 4}
+PATCHES = {"resnet": 4}
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 PROCESSOR = {
     "size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}, "resample": 3,
@@ -115,7 +122,7 @@ def test_earlier_layers_come_first_each_after_the_final_norm(folders, kind):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["clip", "dinov2", "swin", "resnet"], indirect=True)
+@pytest.mark.parametrize("kind", ["clip", "dinov2", "swin", "efficientnet"], indirect=True)
 def test_the_models_own_vector(folders, kind):
     found, pixels = looked(open_transformers(f"hf:{folders[kind]}", None, "own"))
     expected = theirs(folders[kind], pixels)[0].pooler_output.flatten(1)
@@ -129,6 +136,26 @@ def test_the_view_is_the_processors(folders):
     )
     larger = open_transformers(f"hf:{folders['clip']}", (24, 24), "average")
     assert looked(larger, patches=True)[0].shape == (5, 36, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ViT", {"image_mean": MEAN, "image_std": STD}),
+        ("EfficientNet", {"image_mean": MEAN, "image_std": STD}),
+        ("EfficientNet", {"rescale_factor": 1 / 127.5, "rescale_offset": True}),
+        ("EfficientNet", {"do_normalize": False, "include_top": False}),
+    ],
+)
+def test_pixels_are_scaled_as_the_processor_does_it(folders, tmp_path, name, settings):
+    sizes = {"size": {"height": 16, "width": 16}, "do_resize": False}
+    processor = getattr(transformers, f"{name}ImageProcessorPil")(**sizes, **settings)
+    shutil.copytree(folders["efficientnet"], tmp_path, dirs_exist_ok=True)
+    processor.save_pretrained(tmp_path)
+    found = open_transformers(f"hf:{tmp_path}", None, "average")
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    expected = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    np.testing.assert_allclose((image / 255 - found.mean) / found.std, expected, atol=1e-5)
 
 
 def test_stands_in_the_same_table(folders, tmp_path, capsys):

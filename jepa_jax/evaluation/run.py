@@ -191,7 +191,7 @@ def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
             "encoder": encoder_name(task.model),
             "protocol": protocol.name,
             "options": dataclasses.asdict(options),
-            "data": data_name(task.data),
+            "data": data_name(task.data, labelled=task.train.labels is not None),
             "images": {"train": len(task.train), "test": len(task.test)},
             "seed": task.seed,
             "seconds": round(time.monotonic() - start, 1),
@@ -201,12 +201,12 @@ def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
     )
 
 
-def data_name(data: ConfigDict | None) -> str:
+def data_name(data: ConfigDict | None, labelled: bool) -> str:
     """What tables call the images, such as "imagenet/val"."""
     if data is None:
         return "given features"
     if data.source == "synthetic":
-        return f"synthetic {data.name or LABELS[0]}"
+        return f"synthetic {(data.name or LABELS[0]) if labelled else 'masks'}"
     if data.name or data.source not in ("npz", "folder", "array_record"):
         return data.name or data.source
     path = pathlib.PurePath(data.path.replace("{split}", data.test_split))

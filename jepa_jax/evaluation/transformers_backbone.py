@@ -20,6 +20,7 @@ from jepa_jax.interop.safetensors_files import read_json
 from jepa_jax.training.checksums import checksums
 
 PREFIX = "hf:"  # of the name of a backbone; a folder follows
+WARPED = 384  # images of this size and above are not cropped where a processor has `crop_pct`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,10 @@ def open_transformers(name: str, size: tuple[int, int] | None, pool: str) -> Tra
 
 
 def _seen(folder: pathlib.Path, config: Any) -> tuple[EvalView, tuple, tuple]:
-    """The crop that the processor takes, and mean and deviation of its pixels."""
+    """The crop that the processor takes, and mean and deviation of its pixels, in 0..1.
+
+    Resampled bilinearly where it does so neither with that nor with a bicubic filter.
+    """
     processor = read_json(folder / "preprocessor_config.json")
     channels = getattr(config, "num_channels", 3)
     crop, size = processor.get("crop_size"), processor.get("size")
@@ -153,18 +157,38 @@ def _seen(folder: pathlib.Path, config: Any) -> tuple[EvalView, tuple, tuple]:
         resized = _sides(size) or _sides(own) or _sides(crop)
         cropped = (processor.get("do_center_crop", True) and _sides(crop)) or resized
         share = min(1.0, max(cropped) / max(resized))
+        if max(cropped) < WARPED:
+            share *= processor.get("crop_pct") or 1.0
         names = {int(kind): name for name, kind in FILTERS.items()}
         interpolation = names.get(processor.get("resample"), "bilinear")
-        mean, std = ((value,) * channels for value in (0.0, 1.0))
-        if processor.get("do_normalize", True):
-            mean, std = (tuple(map(float, processor[key])) for key in ("image_mean", "image_std"))
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
-            raise ValueError(f"mean {mean} and deviation {std} for {channels} channels")
+        mean, std = _normalisation(processor, channels)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder}/preprocessor_config.json can't be understood ({error!r})"
         ) from None
     return EvalView(cropped, channels, share, interpolation), mean, std
+
+
+def _normalisation(processor: dict[str, Any], channels: int) -> tuple[tuple, tuple]:
+    """Mean and deviation, of pixels in 0..1, that do at once what a processor does step by step.
+
+    It scales pixels of 0..255, shifts and normalises them; EfficientNet's divides by the deviation
+    once more (`include_top`).
+    """
+    if processor.get("do_flip_channel_order"):
+        raise ValueError("channels in the order blue, green, red")
+    mean, std = np.zeros(channels), np.ones(channels)
+    if processor.get("do_normalize", True):
+        mean, std = (np.array(processor[key], float) for key in ("image_mean", "image_std"))
+    if processor.get("include_top"):
+        std = std * processor["image_std"]
+    if mean.shape != (channels,) or std.shape != (channels,) or min(std) <= 0:
+        raise ValueError(f"mean {mean} and deviation {std} for {channels} channels")
+    scale = 255.0
+    if processor.get("do_rescale", True):
+        scale *= processor.get("rescale_factor", 1 / 255)
+    mean = mean + bool(processor.get("rescale_offset"))
+    return tuple((mean / scale).tolist()), tuple((std / scale).tolist())
 
 
 def _sides(value: Any) -> tuple[int, int] | None:
