@@ -1,9 +1,10 @@
 """What all commands share: flags, and wrong input answered in one line with an exit code."""
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -16,6 +17,37 @@ def config_flag() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file(
         "config", help_string="A recipe, such as configs/digits.py.", lock_config=True
     )
+
+
+def process_flags() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Flags by which several processes find each other; and around what they do together, before
+    anything asks for devices, what joins them, and ends them where one of them fails."""
+    coordinator = flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0 of several, where JAX can't find them by itself."
+    )
+    processes = flags.DEFINE_integer("processes", None, "How many there are, with --coordinator.")
+    process = flags.DEFINE_integer("process", None, "Which one it is, from 0, with --coordinator.")
+    start = flags.DEFINE_integer("start_seconds", 300, "How long to wait for the others.", 1)
+    heartbeat = flags.DEFINE_integer(
+        "heartbeat_seconds", 100, "After which a process that is silent counts as dead.", 1
+    )
+
+    @contextlib.contextmanager
+    def together() -> Iterator[None]:
+        from jepa_jax.parallel.processes import leaving_at_once
+        from jepa_jax.parallel.processes import start as join
+
+        join(
+            coordinator.value,
+            processes.value,
+            process.value,
+            start_seconds=start.value,
+            heartbeat_seconds=heartbeat.value,
+        )
+        with leaving_at_once():
+            yield
+
+    return together
 
 
 def run(

@@ -43,6 +43,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of what is random.", 0)
 POOL = flags.DEFINE_enum(
     "pool", "average", ["average", "own"], "hf: over patches, or the model's own vector."
 )
+TOGETHER = cli.process_flags()
 
 
 def main() -> None:
@@ -53,20 +54,21 @@ def main() -> None:
 
     if not CHECKPOINT.value and not FEATURES.value:
         raise UserError("say what to evaluate: --checkpoint=runs/digits")
-    evaluate(
-        Asked(
-            checkpoints=CHECKPOINT.value,
-            protocols=PROTOCOL.value,
-            config=CONFIG.value,
-            settings=SET.value,
-            out=OUT.value,
-            features=FEATURES.value,
-            how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
-            train_images=TRAIN_IMAGES.value or ALL,
-            test_images=TEST_IMAGES.value or ALL,
-            seed=SEED.value,
+    with TOGETHER():
+        evaluate(
+            Asked(
+                checkpoints=CHECKPOINT.value,
+                protocols=PROTOCOL.value,
+                config=CONFIG.value,
+                settings=SET.value,
+                out=OUT.value,
+                features=FEATURES.value,
+                how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
+                train_images=TRAIN_IMAGES.value or ALL,
+                test_images=TEST_IMAGES.value or ALL,
+                seed=SEED.value,
+            )
         )
-    )
 
 
 def stored(checkpoint: str):

@@ -37,6 +37,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of matri
 POOL = flags.DEFINE_enum(
     "pool", "average", ["average", "own"], "hf: over patches, or the model's own vector."
 )
+TOGETHER = cli.process_flags()
 
 
 def main() -> None:
@@ -47,19 +48,20 @@ def main() -> None:
 
     if not CHECKPOINT.value or not OUT.value:
         raise UserError("say what to use and to write: --checkpoint=runs/digits --out=digits.npz")
-    extract(
-        Asked(
-            checkpoint=CHECKPOINT.value,
-            out=OUT.value,
-            config=CONFIG.value,
-            images=IMAGES.value,
-            split=SPLIT.value,
-            layers=LAYERS.value,
-            patches=PATCHES.value,
-            count=COUNT.value or ALL,
-            how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
+    with TOGETHER():
+        extract(
+            Asked(
+                checkpoint=CHECKPOINT.value,
+                out=OUT.value,
+                config=CONFIG.value,
+                images=IMAGES.value,
+                split=SPLIT.value,
+                layers=LAYERS.value,
+                patches=PATCHES.value,
+                count=COUNT.value or ALL,
+                how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
+            )
         )
-    )
 
 
 def stored(checkpoint: str):

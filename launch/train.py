@@ -32,35 +32,18 @@ FORCE = flags.DEFINE_list(
     "Changes that a run puts up with to go on, such as optim.learning_rate, or data for other"
     " images.",
 )
-
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0 of several, where JAX cannot find them by itself."
-)
-PROCESSES = flags.DEFINE_integer("processes", None, "How many there are, with --coordinator.")
-PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0, with --coordinator.")
-START_SECONDS = flags.DEFINE_integer("start_seconds", 300, "How long to wait for the others.", 1)
-HEARTBEAT_SECONDS = flags.DEFINE_integer(
-    "heartbeat_seconds", 100, "After which a process that is silent counts as dead.", 1
-)
+TOGETHER = cli.process_flags()
 
 
 def main() -> int:
     from jepa_jax.errors import UserError
-    from jepa_jax.parallel import processes
     from jepa_jax.training.loop import train
 
     if CONFIG.value is None or WORKDIR.value is None:
         raise UserError(
             "give a recipe and a folder: --config=configs/digits.py --workdir=runs/digits"
         )
-    processes.start(
-        COORDINATOR.value,
-        PROCESSES.value,
-        PROCESS.value,
-        start_seconds=START_SECONDS.value,
-        heartbeat_seconds=HEARTBEAT_SECONDS.value,
-    )
-    with processes.leaving_at_once():
+    with TOGETHER():
         return train(CONFIG.value, WORKDIR.value, FORCE.value, BEGAN)
 
 
