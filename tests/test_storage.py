@@ -10,7 +10,9 @@ import json
 import logging
 import pathlib
 import re
+import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ from jepa_jax.errors import StorageError
 from jepa_jax.training import checkpoints, loop, storage, store
 from jepa_jax.training.checkpoints import Checkpoints
 from jepa_jax.training.loop import FINISHED, train
-from jepa_jax.training.storage import is_storage_failure
+from jepa_jax.training.storage import Damaged, is_storage_failure, side_by_side
 from tests.damaging import leftovers_collected, leftovers_ignored  # noqa: F401
 from tests.test_checkpoints import ABOUT, SHAPES, equal, names, settings, state
 from tests.tiny import tiny
@@ -258,3 +260,21 @@ def test_training_goes_on_while_it_cannot_save(tmp_path, monkeypatch, capsys):
     run = loop.prepare(config, str(tmp_path))
     assert loop.restore(run)[1].step == 9
     assert np.isfinite(jax.device_get(rows[-1]["loss"]))
+
+
+def test_reads_that_nobody_waits_for_any_more_are_silent(monkeypatch):
+    told = []
+    late, other = (
+        types.SimpleNamespace(exc_value=RuntimeError(text))
+        for text in ("Event loop is closed", "?")
+    )
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    usual = sys.unraisablehook
+    with side_by_side():
+        pass
+    assert sys.unraisablehook is usual
+    with pytest.raises(Damaged), side_by_side():
+        raise Damaged
+    for unraisable in (late, other):
+        sys.unraisablehook(unraisable)
+    assert told == [other]

@@ -1,5 +1,7 @@
 """Other images under the same features, with the paper's numbers beside."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -47,6 +49,14 @@ def test_is_the_protocol_on_the_other_images(task, tmp_path):
         f"{data}, knn": {"accuracy": knn_accuracy(*train, *test)},
     }
     assert found.best == found.rows[f"{data}, linear"]["accuracy"]
+
+
+def test_as_many_images_as_are_asked_for(task, tmp_path):
+    asked = dataclasses.replace(task, at_most=(60, 20))
+    split = {"source": "digits", "test_split": "test", "by": ("knn",)}
+    found = run(asked, Options(data=("digits",), **split))
+    assert found.best in {right / 20 for right in range(21)}
+    assert found.details["digits, knn"]["rows"].keys() == {f"k={k}" for k in (1, 5, 10, 20, 50)}
 
 
 def test_a_data_set_of_tfds_stands_beside_the_papers_number(task, tmp_path):

@@ -154,12 +154,14 @@ class _ImageTasks:
             data=data,
             mesh=extractor.mesh,
             view=extractor.view,
+            at_most=(self.asked.train_images, self.asked.test_images),
         )
         images = [
             (images_identity(each), None if each.labels is None else each.labels.tolist())
             for each in (train, test)
         ]
-        return task, [backbone.identity, dataclasses.asdict(extractor.view), digest(images)]
+        seen = dataclasses.asdict(extractor.view), digest(images), task.at_most
+        return task, [backbone.identity, *seen]
 
     def _splits(self, data: ConfigDict, labelled: bool) -> tuple[Split, Split]:
         key = data.to_json(), labelled

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.evaluation.features import Features
-from jepa_jax.evaluation.splits import Split
+from jepa_jax.evaluation.splits import ALL, Split
 from jepa_jax.pretrained import Pretrained
 
 
@@ -32,6 +32,7 @@ class Task:
       data: where the images come from; None where features were given.
       mesh: whose devices share the work.
       view: what is seen of an image; None where features were given.
+      at_most: so many training and test images, for what takes other ones than these.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     data: ConfigDict | None = None
     mesh: jax.sharding.Mesh | None = None
     view: EvalView | None = None
+    at_most: tuple[int, int] = (ALL, ALL)
 
     def features(
         self, split: Split, layers: int = 1, patches: bool = False

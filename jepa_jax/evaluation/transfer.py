@@ -58,10 +58,11 @@ def run(task: Task, options: Options) -> Result:
         )
     if not options.data or not options.by:
         raise UserError("transfer has nothing to do: give transfer.data and transfer.by")
+    counts = dict(zip(("train_images", "test_images"), task.at_most, strict=True))
     rows, details = {}, {}
     for name in options.data:
         data = data_section(task.data, name, options)
-        train, test = open_splits(data, seed=task.seed)
+        train, test = open_splits(data, **counts, seed=task.seed)
         there = dataclasses.replace(task, train=train, test=test, data=data)
         for by in options.by:
             found = BY[by].run(there, BY[by].options())

@@ -117,7 +117,10 @@ def refuse_overwriting(folder: os.PathLike) -> None:
 def _sizes(config: Mapping[str, Any]) -> tuple[Encoder, tuple[int, int], int]:
     """Encoder, height and width of the images, and their channels."""
     if config.get("model_type") != MODEL_TYPE:
-        raise UserError(f"this is no I-JEPA, but model_type={config.get('model_type')!r}")
+        raise UserError(
+            f"this is no I-JEPA, but model_type={config.get('model_type')!r}: to evaluate another"
+            " model of images, write hf: before the folder"
+        )
     for key, value in BUILT_IN.items():
         if config[key] != value:
             raise UserError(f"config.json has {key}={config[key]}, but here it is always {value}")

@@ -17,7 +17,7 @@ from jepa_jax.pretrained import Backbone, Pretrained
 from jepa_jax.training.changes import stored_config
 from jepa_jax.training.checksums import checksums
 from jepa_jax.training.setup import build_model
-from jepa_jax.training.storage import absolute, is_storage_failure, summary
+from jepa_jax.training.storage import absolute, is_storage_failure, side_by_side, summary
 
 PARTS = {"target": ("target",), "context": ("params", "encoder")}
 
@@ -97,10 +97,9 @@ def read_state(checkpoint: Checkpoint, part: tuple[str, ...]) -> Any:
         for key in reversed(part):
             shapes = {key: shapes}
         places = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        state = handler.restore(
-            folder,
-            args=ocp.args.PyTreeRestore(item=shapes, restore_args=places, partial_restore=True),
-        )
+        asked = ocp.args.PyTreeRestore(item=shapes, restore_args=places, partial_restore=True)
+        with side_by_side():
+            state = handler.restore(folder, args=asked)
     except Exception as error:  # orbax raises whatever its storage layers raise
         if is_storage_failure(error):
             raise StorageError(f"{checkpoint.folder} cannot be read ({summary(error)})") from None

@@ -1,10 +1,12 @@
 """Storage that fails: told from what it holds being damaged, and asked again, ever later."""
 
+import contextlib
 import errno
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -125,3 +127,21 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+@contextlib.contextmanager
+def side_by_side() -> Iterator[None]:
+    """Around what reads arrays side by side.
+
+    Where one fails, those that are still under way find nobody who waits, and each prints a stack
+    of its own, some of them long after: these are left out from then on.
+    """
+    usual = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            usual(told)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = usual  # after a failure it stays

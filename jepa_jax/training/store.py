@@ -22,7 +22,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jepa_jax.parallel.processes import is_first
 from jepa_jax.training.checksums import checksums
-from jepa_jax.training.storage import Damaged, is_bucket, is_storage_failure, summary, touch_all
+from jepa_jax.training.storage import (
+    Damaged,
+    is_bucket,
+    is_storage_failure,
+    side_by_side,
+    summary,
+    touch_all,
+)
 
 
 class Restored(NamedTuple):
@@ -181,7 +188,8 @@ class Store:
 
     def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
         try:
-            return self._opened.restore(step, args=ocp.args.Composite(**items))
+            with side_by_side():
+                return self._opened.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             if is_storage_failure(error):
                 raise
