@@ -106,7 +106,7 @@ def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[Tasks]
 
 
 def _only_features(given: tuple[Task, Any], protocol: Protocol, options: Any) -> tuple[Task, Any]:
-    if protocol.images is not None or protocol.needs == "masks":
+    if protocol.images is not None or protocol.needs in ("masks", "backbone"):
         raise UserError(f"{protocol.name} needs images, but {given[0].name} is a file of features")
     return given
 
@@ -141,7 +141,9 @@ class _ImageTasks:
         if protocol.images is not None:
             data = protocol.images(data, options, extractor.view.size)
             extractor = dataclasses.replace(extractor, whole=True)
-        train, test = self._splits(data, protocol.needs != "masks")
+        train = test = None
+        if protocol.needs != "backbone":
+            train, test = self._splits(data, protocol.needs != "masks")
         backbone = extractor.backbone
         task = Task(
             backbone.name,
@@ -159,6 +161,7 @@ class _ImageTasks:
         images = [
             (images_identity(each), None if each.labels is None else each.labels.tolist())
             for each in (train, test)
+            if each
         ]
         seen = dataclasses.asdict(extractor.view), digest(images), task.at_most
         return task, [backbone.identity, *seen]
@@ -186,18 +189,20 @@ def _check(config: ConfigDict) -> None:
 
 def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
     start = time.monotonic()
-    result = protocol.run(task, options)
+    result = dataclasses.asdict(protocol.run(task, options))
+    splits = {"train": task.train, "test": task.test} if task.train else {}
+    labelled = not splits or task.train.labels is not None
     return from_first(
         {
             "checkpoint": task.name,
             "encoder": encoder_name(task.model),
             "protocol": protocol.name,
             "options": dataclasses.asdict(options),
-            "data": data_name(task.data, labelled=task.train.labels is not None),
-            "images": {"train": len(task.train), "test": len(task.test)},
+            "images": {name: len(split) for name, split in splits.items()},
             "seed": task.seed,
             "seconds": round(time.monotonic() - start, 1),
-            **dataclasses.asdict(result),
+            **result,
+            "data": result["data"] or data_name(task.data, labelled),
             "paper": paper_numbers(protocol.name, task.data),
         }
     )

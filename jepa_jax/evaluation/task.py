@@ -22,6 +22,7 @@ class Task:
 
     Attributes:
       name: of the backbone, for tables.
+      train, test: None for a protocol that finds images itself.
       extract: split, number of layers and whether of every patch -> features, from the cache where
         they are there; see `features`.
       folder: for what a protocol keeps to go on with after a stop; for this backbone, these
@@ -36,8 +37,8 @@ class Task:
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Split | None
+    test: Split | None
     extract: Callable[[Split, int, bool], Features]
     folder: epath.Path
     seed: int = 0
@@ -81,12 +82,14 @@ class Result:
       rows: for the table: setting -> column -> share. The rows and columns may be any.
       metric: what `best` is.
       details: anything else that is worth keeping, as JSON.
+      data: what tables call the images, if they are not those of the task.
     """
 
     best: float
     rows: Mapping[str, Mapping[str, float]]
     metric: str = "accuracy"
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Protocol:
       run: (Task, options) -> Result. With several processes all of them run it, and what the first
         finds counts.
       needs: "features"; "model" if `Task.model` must be there; "masks" if the images have masks,
-        and need no labels.
+        and need no labels; "backbone" if it finds images itself: the task has none.
       images: (section `data` of a recipe, options, size) -> the section of images of its own, of
         which the encoder sees the whole at that size; None if it takes those of the recipe.
     """

@@ -70,11 +70,12 @@ def run(task: Task, options: Options) -> Result:
             for encoder, number in paper_numbers(by, data).items():
                 mark = "" if encoder == encoder_name(task.model) else f" ({encoder})"
                 row[f"paper{mark}"] = number / 100
-            details[f"{name}, {by}"] = dataclasses.asdict(found)
+            images = {"train": len(train), "test": len(test)}
+            details[f"{name}, {by}"] = dataclasses.asdict(found) | {"images": images}
     first = [rows[f"{name}, {options.by[0]}"]["accuracy"] for name in options.data]
     mean = sum(first) / len(first)
     metric = "accuracy" if len(first) == 1 else f"accuracy, mean by {options.by[0]}"
-    return Result(mean, rows, metric, details)
+    return Result(mean, rows, metric, details, ", ".join(options.data))
 
 
 def data_section(data: ConfigDict, name: str, options: Options) -> ConfigDict:
@@ -91,4 +92,4 @@ def data_section(data: ConfigDict, name: str, options: Options) -> ConfigDict:
     return data
 
 
-TRANSFER = Protocol("transfer", Options, run)
+TRANSFER = Protocol("transfer", Options, run, needs="backbone")
