@@ -61,6 +61,9 @@ def defaults() -> ConfigDict:
     c.model.heads = placeholder(int)
     c.model.mlp_ratio = placeholder(float)
     c.model.dtype = "bfloat16"  # of the matrix products; parameters are float32
+    # auto | xla: written out, for XLA to fuse | fused: the kernel of a GPU (cuDNN) or TPU (splash),
+    # which auto takes on a GPU, and on a TPU for 512 tokens and more; elsewhere xla
+    c.model.attention = "auto"
     c.model.unroll = 1  # blocks compiled in one turn of the scan: more run faster on a CPU
     c.model.remat = "none"  # none | dots | full: what the backward pass computes again
 

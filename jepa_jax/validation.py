@@ -18,6 +18,7 @@ from jepa_jax.data.splits import check_splits
 from jepa_jax.errors import UserError
 from jepa_jax.ijepa import LOSSES
 from jepa_jax.masks import STYLES
+from jepa_jax.models import attention
 from jepa_jax.models.transformer import REMAT_POLICIES
 from jepa_jax.models.vit import SIZES
 from jepa_jax.training.loggers import LOGGERS, check_loggers, logger_names
@@ -28,6 +29,7 @@ CHOICES = {
     "data.resizer": tuple(RESIZERS),
     "model.size": tuple(SIZES),
     "model.dtype": ("float32", "bfloat16"),
+    "model.attention": attention.CHOICES,
     "model.remat": ("none", *REMAT_POLICIES),
     "masks.style": tuple(STYLES),
     "loss": tuple(LOSSES),

@@ -1,9 +1,21 @@
-"""Scaled dot-product attention: the one place where a backend's kernels would enter."""
+"""Scaled dot-product attention: the one place where a backend's kernels enter."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
+
+from jepa_jax.models.attention_kernels import cudnn, cudnn_takes, splash
+
+# xla: logits and softmax written out, for XLA to fuse | fused: the backend's kernel, where it has
+# one that takes these sizes | auto: that kernel, where it should be faster
+CHOICES = ("auto", "xla", "fused")
+# A TPU's memory moves the logits of so many keys in more time than its units take for all that
+# splash computes in vain by padding.
+SPLASH_FROM = 512
 
 
 def attention(
@@ -11,13 +23,38 @@ def attention(
     key: Float[Array, "B H N E"],
     value: Float[Array, "B H N E"],
     length: Int[Array, " B"] | None = None,
+    choice: str = "auto",
 ) -> Float[Array, "B H Q E"]:
     """softmax(query·keyᵀ / √E)·value for each head; the softmax is taken in float32.
 
     Args:
       length: how many of the N keys each sequence really has; the others are not attended to.
         None means all.
+      choice: of the kernel, one of `CHOICES`.
     """
+    return kernel(choice, query, key)(query, key, value, length)
+
+
+def kernel(choice: str, query: Array, key: Array) -> Callable[..., Array]:
+    """What `attention` is for arrays of these sizes, on the devices of the mesh or machine."""
+    platform = _device().platform
+    if choice == "xla":
+        return xla
+    if platform == "tpu" and (choice == "fused" or key.shape[2] >= SPLASH_FROM):
+        # In what each replica accumulates by itself, XLA can't split a kernel once more.
+        return xla if jax.sharding.get_abstract_mesh().manual_axes else splash
+    if platform == "gpu" and cudnn_takes(query):
+        return cudnn
+    return xla
+
+
+def _device() -> Any:
+    """One that what is traced now is for: also of a TPU that is only compiled for."""
+    return jax.sharding.get_abstract_mesh().abstract_device or jax.local_devices()[0]
+
+
+def xla(query: Array, key: Array, value: Array, length: Array | None) -> Array:
+    """Written out, with logits in float32."""
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
     logits = jnp.einsum("bhqe,bhke->bhqk", query, key, preferred_element_type=jnp.float32)
     if length is not None:
@@ -33,6 +70,7 @@ def attention_by_block(
     value: Float[Array, "B H N E"],
     length: Int[Array, "B M"],
     size: int,
+    choice: str = "auto",
 ) -> Float[Array, "B H Q E"]:
     """Attention among [context | M blocks]: a block's tokens attend to the context and their block.
 
@@ -52,11 +90,11 @@ def attention_by_block(
 
     def of_block(query: Array, own_key: Array, own_value: Array, length: Array) -> Array:
         keys = jnp.concatenate([key, own_key], axis=2)
-        return attention(query, keys, jnp.concatenate([value, own_value], axis=2), length)
+        return attention(query, keys, jnp.concatenate([value, own_value], axis=2), length, choice)
 
     lengths = key.shape[2] + length
     mixed = jax.vmap(of_block, (2, 2, 2, 1), 2)(asked, own_key, own_value, lengths)
     mixed = mixed.reshape(*asked.shape[:2], blocks * size, -1)
     if not asks.shape[2]:
         return mixed
-    return jnp.concatenate([attention(asks, key, value), mixed], axis=2)
+    return jnp.concatenate([attention(asks, key, value, None, choice), mixed], axis=2)

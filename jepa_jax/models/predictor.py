@@ -21,6 +21,7 @@ class Predictor(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: int = 1
+    kernel: str = "auto"
     one_pass: bool = False  # the context goes through once for all blocks, and doesn't see them
 
     @nn.compact
@@ -60,6 +61,7 @@ class Predictor(nn.Module):
             self.dtype,
             self.remat,
             self.unroll,
+            self.kernel,
             block=patches if self.one_pass else 0,
             name="transformer",
         )(jnp.concatenate([seen, asked], axis=1), length, last=asked.shape[1])

@@ -77,6 +77,7 @@ class SelfAttention(nn.Module):
 
     heads: int
     dtype: jnp.dtype
+    kernel: str
     block: int = 0
     last: int = 0
 
@@ -89,7 +90,10 @@ class SelfAttention(nn.Module):
         qkv = Dense((self.heads, 3, width // self.heads), self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))
         attended = query[:, :, -self.last :], key, value, length
-        mixed = attention_by_block(*attended, self.block) if self.block else attention(*attended)
+        if self.block:
+            mixed = attention_by_block(*attended, self.block, self.kernel)
+        else:
+            mixed = attention(*attended, self.kernel)
         mixed = jnp.moveaxis(mixed, 1, 2)
         return Dense((width,), self.dtype, input_axes=2, name="projection")(mixed)
 
@@ -117,6 +121,7 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: float
     dtype: jnp.dtype
+    kernel: str
     block: int = 0
     last: int = 0
 
@@ -124,7 +129,8 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B N D"], length: Int[Array, "B ..."] | None
     ) -> tuple[Float[Array, "B last|N D"], None]:
-        attend = SelfAttention(self.heads, self.dtype, self.block, self.last, name="attention")
+        sizes = self.heads, self.dtype, self.kernel, self.block, self.last
+        attend = SelfAttention(*sizes, name="attention")
         # What the blocks add up stays in float32, as under PyTorch's autocast.
         change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
         x = x[:, -self.last :] + self._kept(change, 0)
@@ -148,6 +154,7 @@ class Transformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: int = 1  # blocks compiled in one turn of the scan
+    kernel: str = "auto"  # of attention, see there
     block: int = 0  # tokens of a target block, if [context | M blocks] go through together
 
     @nn.compact
@@ -177,7 +184,7 @@ class Transformer(nn.Module):
             "length": self.depth,
             "unroll": min(self.unroll, self.depth),
         }
-        sizes = self.heads, self.mlp_ratio, self.dtype, self.block
+        sizes = self.heads, self.mlp_ratio, self.dtype, self.kernel, self.block
         norm = LayerNorm(jnp.float32, name="norm")
         x = split_by_batch(x)
         if last and not self.is_initializing():

@@ -44,6 +44,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     unroll: int = 1
+    kernel: str = "auto"
     positions: str = "sincos"  # or "learned": a parameter, for encoders that others have tuned
 
     @nn.compact
@@ -84,6 +85,7 @@ class Encoder(nn.Module):
             self.dtype,
             self.remat,
             self.unroll,
+            self.kernel,
             name="transformer",
         )(x.reshape(-1, *x.shape[-2:]), layers=layers)
         return features.reshape(*x.shape[:-1], -1)

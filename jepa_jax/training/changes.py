@@ -26,6 +26,7 @@ FREE = (
     "probe.",
     "model.unroll",
     "model.remat",
+    "model.attention",
     # Where the images lie: whether they are the same is told by themselves.
     "data.source",
     "data.path",

@@ -40,6 +40,7 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         "dtype": jnp.dtype(config.model.dtype),
         "remat": config.model.remat,
         "unroll": config.model.unroll,
+        "kernel": config.model.attention,
     }
     size = architecture(config)
     encoder = Encoder(patch_size=config.model.patch_size, **size, **common)
