@@ -7,6 +7,7 @@
     python launch/benchmark.py masks --config=configs/vitl16.py
     python launch/benchmark.py data --config=configs/vitb16.py --workers=2 --peer=torch
     python launch/benchmark.py checkpoint --config=configs/vitb16.py --config.train.batch_size=64
+    python launch/benchmark.py gpu --peer=torch --out=gpu.jsonl
 
 step: the recipe's training step on noise: images/s, MFU, compile time, memory, host time; and how
   long it waits for the recipe's own images.
@@ -16,6 +17,8 @@ masks: drawing them, and its share of a step.
 data: JPEG files of 500×375, made from the recipe's images, to batches of random crops.
 checkpoint: a training step on noise with and without checkpoints, events and watchdog; a save, a
   restore.
+gpu: all there is to tell of one GPU: ViT-B/16, L/16 and H/14 (or --config), each side at the batch
+  with which it is fastest, MFU, memory, hours of the recipe. Goes on after what --out holds.
 """
 
 import os
@@ -28,12 +31,16 @@ from absl import flags
 
 from jepa_jax import cli
 
+RECIPES = ("vitb16", "vitl16", "vith14")  # of gpu
+
 CONFIG = cli.config_flag()
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Of each contender, one after the other.", 1)
 PEER = flags.DEFINE_enum("peer", None, ["torch"], "step, data: compare with it.")
 OUT = flags.DEFINE_string("out", None, "File for the JSON lines that are also printed.")
 COMPARE = flags.DEFINE_string("compare", None, "step: a file of an earlier --out.")
-STEPS = flags.DEFINE_integer("steps", None, "Of a round; step, scaling: 5, checkpoint: 100.", 1)
+STEPS = flags.DEFINE_integer(
+    "steps", None, "Of a round; step, scaling: 5, checkpoint: 100, gpu: 10.", 1
+)
 OVER = flags.DEFINE_enum("over", "batch", ["batch", "tokens", "depth", "devices"], "scaling.")
 SHAPE = flags.DEFINE_list("shape", None, "attention: B,N,H,D; without it, the recipe's.")
 CHIP = flags.DEFINE_string("chip", "NVIDIA H100", "masks: of the step to hold them against.")
@@ -43,6 +50,8 @@ IMAGES = flags.DEFINE_integer("images", 4096, "data: how many files.", 1)
 WORKERS = flags.DEFINE_integer("workers", 1, "data: processes that decode them.", 0)
 SECONDS = flags.DEFINE_float("seconds", 10.0, "data, masks: of a round.", 0.1)
 EVERY = flags.DEFINE_integer("every", 50, "checkpoint: steps between two.", 1)
+SMALLEST = flags.DEFINE_integer("smallest", 16, "gpu: batch that is tried first, then twice it.", 1)
+LARGEST = flags.DEFINE_integer("largest", 2048, "gpu: batch that is tried last, if it fits.", 1)
 FOLDER = flags.DEFINE_string("folder", None, "checkpoint: on the disk to measure.")
 
 
@@ -53,7 +62,7 @@ def main(what: str) -> None:
 
     from jepa_jax.errors import UserError
 
-    if CONFIG.value is None:
+    if CONFIG.value is None and what != gpu.__name__:
         raise UserError("give a recipe: --config=configs/vitb16.py")
     with tempfile.TemporaryDirectory(dir=FOLDER.value) as name:
         rows, report = MEASURES[what](CONFIG.value, pathlib.Path(name))
@@ -125,7 +134,35 @@ def checkpoint(config, folder):
     return measure(config, folder, steps=steps, every=every, rounds=rounds), report
 
 
-MEASURES = {each.__name__: each for each in (step, scaling, attention, masks, data, checkpoint)}
+def gpu(config, folder):
+    import functools
+    import pathlib
+    import runpy
+
+    from jepa_jax.benchmark.gpu import measure
+    from jepa_jax.benchmark.gpu_report import report
+
+    if config is None:
+        found = pathlib.Path(HERE).parent / "configs"
+        recipes = {name: runpy.run_path(f"{found / name}.py")["get_config"]() for name in RECIPES}
+    else:
+        recipes = {"recipe": config}
+    rows = measure(
+        recipes,
+        folder,
+        pathlib.Path(OUT.value or folder / "gpu.jsonl"),
+        smallest=SMALLEST.value,
+        largest=LARGEST.value,
+        steps=STEPS.value or 10,
+        rounds=ROUNDS.value,
+        peer=PEER.value is not None,
+    )
+    return rows, functools.partial(report, recipes=recipes)
+
+
+MEASURES = {
+    each.__name__: each for each in (step, scaling, attention, masks, data, checkpoint, gpu)
+}
 
 if __name__ == "__main__":
     cli.run(main, words=tuple(MEASURES))

@@ -6,6 +6,7 @@ JSON: what the process is about when it is ready, then a line for each round.
 
 import json
 import os
+import re
 import resource
 import subprocess
 import tempfile
@@ -15,8 +16,13 @@ from typing import Any
 
 from jepa_jax.errors import UserError
 
+OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|can't allocate memory", re.IGNORECASE)
 WARM_UP = 2  # steps, beyond the one that compiles
 HOST_STEPS = 3  # of a round, after which the host's share is measured
+
+
+class OutOfMemory(UserError):
+    """A contender wanted more memory than there is."""
 
 
 class Contender:
@@ -82,7 +88,8 @@ class Contender:
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()] or ["no word why"]
         self.stop()
-        raise UserError(f"{self.name} failed: {lines[-1]}")
+        kind = OutOfMemory if any(map(OUT_OF_MEMORY.search, lines)) else UserError
+        raise kind(f"{self.name} failed: {lines[-1]}")
 
 
 def start_all(contenders: Sequence[Contender]) -> dict[str, dict[str, Any]]:

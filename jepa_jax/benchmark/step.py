@@ -4,6 +4,7 @@ import json
 import pathlib
 import pickle
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -46,44 +47,57 @@ def compare(
       UserError: if one fails, or they would not do the same work.
     """
     ours = our_contender(OURS, config, folder)
-    peers = [_peer(style, config, folder) for style in STYLES if peer]
+    peers = [peer_contender(style, config, folder) for style in STYLES if peer]
     with ExitStack() as running:
         for each in (ours, *peers):
             running.callback(each.stop)
         rows = start_all([ours, *peers])
         for each in peers:
-            _check_same(rows[OURS], rows[each.name])
+            check_same(rows[OURS], rows[each.name])
         take_turns([ours, *peers], rows, steps=steps, rounds=rounds)
         rows[OURS]["input"] = ours.ask("input", INPUT_STEPS)
     return list(rows.values())
 
 
 def our_contender(
-    name: str, config: ConfigDict, folder: pathlib.Path, devices: int | None = None
+    name: str,
+    config: ConfigDict,
+    folder: pathlib.Path,
+    devices: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Contender:
     """Our training step in a process of its own.
 
     Args:
       devices: into so many the CPU is split.
+      environment: variables of the process, beside those of this one.
     """
     path = folder / f"{name}.pickle"
     path.write_bytes(pickle.dumps(config.copy_and_resolve_references()))
     # Processes that start anew for each round compile once.
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"programs_{name}")}
+    programs = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"programs_{name}")}
+    environment = programs | dict(environment or {})
     if devices:
         environment |= {"XLA_FLAGS": xla_flags(devices), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "jepa_jax.benchmark.ours", str(path)]
     return Contender(name, command, environment)
 
 
-def _peer(style: str, config: ConfigDict, folder: pathlib.Path) -> Contender:
-    setup, drawn = folder / "setup.json", folder / "masks.npz"
+def peer_contender(
+    style: str,
+    config: ConfigDict,
+    folder: pathlib.Path,
+    environment: Mapping[str, str] | None = None,
+) -> Contender:
+    """The PyTorch step, one of `STYLES`, in a process of its own."""
+    name = f"torch {style}"
+    setup, drawn = folder / f"{name}.json", folder / f"{name}.npz"
     setup.write_text(json.dumps({"sizes": _sizes(config), "dtype": config.model.dtype}))
     jax.config.update("jax_platforms", "cpu")  # the accelerator is the contenders'
     size, draws = config.train.batch_size, config.train.draws
     batch = masks.sample(jax.random.key(0), mask_spec(config), size, draws=draws)
     np.savez(drawn, **batch._asdict())
-    return Contender(f"torch {style}", [sys.executable, str(PEER), str(setup), str(drawn), style])
+    return Contender(name, [sys.executable, str(PEER), str(setup), str(drawn), style], environment)
 
 
 def _sizes(config: ConfigDict) -> dict[str, Any]:
@@ -99,12 +113,12 @@ def _sizes(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _check_same(ours: dict[str, Any], other: dict[str, Any]) -> None:
+def check_same(ours: dict[str, Any], other: dict[str, Any], keys: Sequence[str] = SAME) -> None:
     """Refuses to compare what is not the same work.
 
     Raises:
       UserError: naming the difference.
     """
-    for key in SAME:
+    for key in keys:
         if ours[key] != other[key]:
             raise UserError(f"{other['contender']} has {key} {other[key]}, ours {ours[key]}")

@@ -1,0 +1,166 @@
+"""Recipes on one GPU: ours and PyTorch's steps, each at the batch with which it is fastest."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jepa_jax.benchmark.contender import WARM_UP, Contender, OutOfMemory, take_turns
+from jepa_jax.benchmark.step import OURS, STYLES, check_same, our_contender, peer_contender
+from jepa_jax.errors import UserError
+from jepa_jax.training.jsonlines import JsonLines
+
+REMATS = ("none", "dots")  # of ours: the larger batch, or nothing computed twice
+ONE_GPU = {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
+
+Row = dict[str, Any]
+
+
+def measure(
+    recipes: Mapping[str, ConfigDict],
+    folder: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    smallest: int,
+    largest: int,
+    steps: int,
+    rounds: int,
+    peer: bool,
+) -> list[Row]:
+    """Looks for the best batch of each side, and lets them take turns, each with its own.
+
+    Every trial is a process of its own. What it found is in `out` at once: the same command goes
+    on after it.
+
+    Args:
+      recipes: by name; their batch sizes are of no account.
+      smallest: batch that is tried; then twice as many, up to `largest` or until the memory ends.
+      steps: of a trial, and of a round at the end.
+      peer: also the PyTorch step, plain and at its best.
+
+    Returns:
+      Rows of two kinds, by "what": "trial", each with one round or "out_of_memory"; and "best", of
+      each side, with as many as are asked for. All have "recipe", "contender" and "batch"; and what
+      a contender says of itself.
+
+    Raises:
+      UserError: if a contender fails for another reason than memory, or is on another device.
+    """
+    lines = JsonLines(epath.Path(out), what=str, recipe=str, contender=str)
+    for recipe, config in recipes.items():
+        sides = _sides(config, folder, peer)
+
+        def attempt(side: str, batch: int, recipe=recipe, sides=sides) -> Row:
+            key = {"what": "trial", "recipe": recipe, "contender": side, "batch": batch}
+            for row in lines.rows():
+                if row.items() >= key.items():
+                    return row
+            row = key | _trial(sides[side](batch), steps)
+            _check_device(row, lines.rows())
+            lines.append(row)
+            return row
+
+        found = [best_batch(attempt, side, smallest, largest) for side in sides]
+        if any(row.items() >= {"what": "best", "recipe": recipe}.items() for row in lines.rows()):
+            continue
+        ours = max((row for row in found if _is_ours(row)), key=speed, default=None)
+        if ours is None:
+            raise UserError(f"{recipe}: a batch of {smallest} does not fit: take --smallest=1")
+        rows = [ours, *(row for row in found if row and not _is_ours(row))]
+        turns = _turns(rows, sides, steps=steps, rounds=rounds)
+        lines.change(lambda earlier, turns=turns: [*earlier, *turns])
+    return lines.rows()
+
+
+def best_batch(
+    attempt: Callable[[str, int], Row], side: str, smallest: int, largest: int
+) -> Row | None:
+    """The fastest trial of a side, whose batch is doubled until memory ends; None if none fits."""
+    best, batch = None, smallest
+    while batch <= largest:
+        row = attempt(side, batch)
+        if row.get("out_of_memory"):
+            break
+        best = row if best is None else max(best, row, key=speed)
+        batch *= 2
+    return best
+
+
+def speed(row: Row) -> float:
+    """Images/s of a trial."""
+    return row["batch"] / row["rounds"][0]["step_seconds"]
+
+
+def _is_ours(row: Row | None) -> bool:
+    return row is not None and row["contender"].startswith(OURS)
+
+
+def _sides(
+    config: ConfigDict, folder: pathlib.Path, peer: bool
+) -> dict[str, Callable[[int], Contender]]:
+    """By name: what makes a contender for a batch."""
+
+    def sized(batch: int, **changes: str) -> ConfigDict:
+        own = config.copy_and_resolve_references()
+        with own.unlocked():
+            own.train.batch_size = batch
+            own.train.accumulate = 1
+            own.update_from_flattened_dict(changes)
+        return own
+
+    def ours(remat: str) -> Callable[[int], Contender]:
+        def make(batch: int) -> Contender:
+            changed = sized(batch, **{"model.remat": remat})
+            return our_contender(_name(remat), changed, folder, environment=ONE_GPU)
+
+        return make
+
+    def theirs(style: str) -> Callable[[int], Contender]:
+        return lambda batch: peer_contender(style, sized(batch), folder, ONE_GPU)
+
+    sides = {_name(remat): ours(remat) for remat in REMATS}
+    return sides | {f"torch {style}": theirs(style) for style in STYLES if peer}
+
+
+def _name(remat: str) -> str:
+    return f"{OURS}, remat={remat}"
+
+
+def _trial(contender: Contender, steps: int) -> Row:
+    try:
+        about = contender.start()
+        contender.ask("steps", WARM_UP)
+        return about | {"rounds": [contender.ask("steps", steps)]}
+    except OutOfMemory:
+        return {"out_of_memory": True}
+    finally:
+        contender.stop()
+
+
+def _turns(
+    rows: list[Row], sides: dict[str, Callable[[int], Contender]], *, steps: int, rounds: int
+) -> list[Row]:
+    """All sides, each at its best batch, in alternating rounds."""
+    contenders = [sides[row["contender"]](row["batch"]) for row in rows]
+    best = {row["contender"]: row | {"what": "best", "rounds": []} for row in rows}
+    with ExitStack() as running:
+        for each in contenders:
+            running.callback(each.stop)
+        take_turns(contenders, best, steps=steps, rounds=rounds)
+    ours, *others = best.values()
+    for other in others:
+        check_same(ours, other, ("dtype", "devices", "parameters"))
+    return list(best.values())
+
+
+def _check_device(row: Row, earlier: list[Row]) -> None:
+    for other in earlier:
+        if {"device"} <= row.keys() & other.keys() and row["device"] != other["device"]:
+            raise UserError(
+                f"{row['contender']} runs on {row['device']}, {other['contender']} ran on"
+                f" {other['device']}: take another --out for another device, and a torch that"
+                " sees the GPU"
+            )

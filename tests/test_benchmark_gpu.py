@@ -1,0 +1,163 @@
+"""The search for the best batch on a GPU, with one that is made up."""
+
+import collections
+import json
+import sys
+
+import pytest
+
+from jepa_jax.benchmark import gpu, gpu_report
+from jepa_jax.benchmark.contender import Contender, OutOfMemory
+from jepa_jax.benchmark.gpu import best_batch
+from jepa_jax.errors import UserError
+from tests.tiny import tiny
+
+
+def made_up(memory: int, slow_from: int = 1000):
+    """A GPU for so many images, on which a step takes a second more than its images say."""
+    tried = []
+
+    def attempt(side: str, batch: int) -> dict:
+        tried.append(batch)
+        if batch > memory:
+            return {"batch": batch, "out_of_memory": True}
+        seconds = (1 + batch) * (2 if batch >= slow_from else 1)
+        return {"batch": batch, "rounds": [{"step_seconds": seconds}]}
+
+    return attempt, tried
+
+
+@pytest.mark.parametrize(
+    ("memory", "slow_from", "best", "tried"),
+    [
+        (100, 1000, 64, [16, 32, 64, 128]),
+        (10_000, 1000, 512, [16, 32, 64, 128, 256, 512]),
+        (100, 64, 32, [16, 32, 64, 128]),
+        (1, 1000, None, [16]),
+    ],
+)
+def test_the_batch_doubles_until_memory_ends(memory, slow_from, best, tried):
+    attempt, asked = made_up(memory, slow_from)
+    found = best_batch(attempt, "ours", smallest=16, largest=512)
+    assert (found and found["batch"]) == best
+    assert asked == tried
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes", True),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.", True),
+        ("ValueError: no such thing", False),
+    ],
+)
+def test_memory_is_told_from_other_failures(line: str, kind: bool):
+    contender = Contender("it", [sys.executable, "-c", f"import sys; sys.exit({line!r})"])
+    with pytest.raises(UserError) as caught:
+        contender.start()
+    assert isinstance(caught.value, OutOfMemory) is kind
+
+
+# What a contender says and does, of a GPU on which so many images are too many.
+SPEAKS = """
+import json, sys
+batch, most = map(int, sys.argv[1:])
+if batch > most:
+    sys.exit("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+about = {"device": "made up", "dtype": "bfloat16", "devices": 1, "parameters": 7}
+about |= {"flops": batch * 1e12, "sheet_peak": 1e12, "compile_seconds": 1.0}
+print(json.dumps(about), flush=True)
+for line in sys.stdin:
+    found = {"step_seconds": batch + 1.0, "peak_bytes": batch, "measured_peak": 8e11}
+    print(json.dumps(found), flush=True)
+"""
+SIZES = {"smallest": 2, "largest": 16, "steps": 1, "rounds": 2, "peer": True}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """All of it, with sides for which 8 and 4 images are not too many."""
+
+    def side(name: str, batch: int, most: int) -> Contender:
+        return Contender(name, [sys.executable, "-c", SPEAKS, str(batch), str(most)])
+
+    def ours(name, config, *_, **__):
+        return side(name, config.train.batch_size, 8 if "dots" in name else 4)
+
+    def theirs(style, config, *_):
+        return side(f"torch {style}", config.train.batch_size, 4)
+
+    out = tmp_path_factory.mktemp("gpu") / "out.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "our_contender", ours)
+        patch.setattr(gpu, "peer_contender", theirs)
+        yield gpu.measure({"tiny": tiny()}, out.parent, out, **SIZES), out
+
+
+def test_each_side_is_tried_and_takes_turns_at_its_best(found):
+    rows, out = found
+    trials = collections.defaultdict(list)
+    for row in rows:
+        if row["what"] == "trial":
+            trials[row["contender"]].append(row["batch"])
+    assert trials == {
+        "jepa_jax, remat=none": [2, 4, 8],
+        "jepa_jax, remat=dots": [2, 4, 8, 16],
+        "torch plain": [2, 4, 8],
+        "torch best": [2, 4, 8],
+    }
+    best = [row for row in rows if row["what"] == "best"]
+    assert [(row["contender"], row["batch"], len(row["rounds"])) for row in best] == [
+        ("jepa_jax, remat=dots", 8, 2),
+        ("torch plain", 4, 2),
+        ("torch best", 4, 2),
+    ]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+
+
+def test_it_goes_on_after_what_is_there(found, tmp_path):
+    rows, _ = found
+    # As if killed while it wrote of the first trial of "torch best".
+    at = next(i for i, row in enumerate(rows) if row["contender"] == "torch best")
+    lines = [json.dumps(row) + "\n" for row in rows]
+    out = tmp_path / "out.jsonl"
+    out.write_text("".join(lines[:at]) + lines[at][:40])
+    again = gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES)
+    assert again[:at] == rows[:at]
+    what = [[row[key] for key in ("what", "contender", "batch")] for row in rows]
+    assert [[row[key] for key in ("what", "contender", "batch")] for row in again] == what
+    assert gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES) == again
+
+
+def test_another_device_is_another_file(found, monkeypatch):
+    _, out = found
+    monkeypatch.setattr(gpu, "_trial", lambda *_: {"device": "abacus"})
+    with pytest.raises(UserError, match=r"abacus.*take another --out"):
+        gpu.measure({"other": tiny()}, out.parent, out, **SIZES)
+
+
+def test_shares_of_the_peaks():
+    ours = {
+        "contender": "jepa_jax",
+        "batch": 8,
+        "flops": 8e12,
+        "sheet_peak": 4e12,
+        "dtype": "bfloat16",
+        "device": "abacus",
+        "what": "best",
+        "recipe": "vith14",
+        "compile_seconds": 1.0,
+        "rounds": [{"step_seconds": 4.0, "measured_peak": 2.5e12, "peak_bytes": 1}] * 2,
+    }
+    other = ours | {"contender": "torch", "batch": 2}
+    mine, theirs = gpu_report.summary([ours, other])
+    assert (mine["images_per_second"], mine["of_sheet"], mine["of_ceiling"]) == (2, 0.5, 0.8)
+    assert (theirs["of_sheet"], theirs["ahead"]) == (0.125, 4)
+
+
+def test_it_is_told_with_the_hours_of_the_recipe(found, capsys):
+    rows, _ = found
+    gpu_report.report(rows, {"tiny": tiny()})
+    told = capsys.readouterr().out
+    assert "jepa_jax, remat=dots" in told
+    assert "300 epochs of 1,281,167 images would take" in " ".join(told.split())
