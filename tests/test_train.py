@@ -5,6 +5,8 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -281,3 +283,11 @@ def test_the_doctor_looks_and_stops_a_run_whose_target_follows_at_once(tmp_path)
     assert (row["step"], row["target_gap"]) == (3, 0)
     (event,) = (row for row in events(tmp_path) if row["event"] == "verdict")
     assert (event["step"], event["name"], event["severity"]) == (3, "same_encoder", "ill")
+
+
+def test_what_is_for_the_end_of_a_run_is_not_imported_at_its_start():
+    script = "import sys, jepa_jax.training.loop; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    modules = found.stdout.split()
+    assert "orbax.checkpoint" in modules
+    assert not {"matplotlib", "sklearn", "scipy.optimize", "scipy.stats"} & set(modules)

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_input
@@ -65,6 +64,8 @@ def _fit(
     features: Float[np.ndarray, "n D"], labels: Int[np.ndarray, "n"], l2: float
 ) -> tuple[Float[np.ndarray, "D k"], Float[np.ndarray, "k"]]:
     """Weights and bias for labels 0..k-1, until no entry of the gradient is beyond 1e-4."""
+    from scipy.optimize import minimize  # half a second, which the start of a run does without
+
     shape = features.shape[1] + 1, int(labels.max()) + 1  # the last row is the bias
     # Explicit transfers: the training loop, which may call this, forbids the implicit ones.
     x, y, penalty = jax.device_put(

@@ -34,7 +34,6 @@ from jepa_jax.training.setup import jit_step
 from jepa_jax.training.signals import StopWish
 from jepa_jax.training.watchdog import Watchdog
 from jepa_jax.training.workdir import storage_of
-from jepa_jax.visualize.run import draw_run
 
 
 def train(
@@ -293,6 +292,8 @@ def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
         }
         run.workdir.amend(run.total, accuracy["trained target encoder"])
     rows, folder = run.workdir.rows(), run.workdir.path
+    from jepa_jax.visualize.run import draw_run  # only now: it takes a second
+
     with storage_of("a picture"):
         draw_run(run.config, run.model, state.target, rows, folder, run.mesh)
     display.drawn(run.total, folder)
