@@ -5,6 +5,8 @@ stops an impossible one.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -36,6 +38,7 @@ def defaults() -> ConfigDict:
     c.data.mixture = ()
     c.data.train_split = "train"
     c.data.test_split = "val"  # held-out images for the probes; "" for none
+    c.data.validation = 0.0  # share of the training images held out, in place of test_split's
     c.data.image_size = (224, 224)  # height, width in pixels
     c.data.channels = 3
     c.data.crop_scale = (0.3, 1.0)  # share of the image's area that a training crop keeps
@@ -76,13 +79,15 @@ def defaults() -> ConfigDict:
     c.predictor.one_pass = False
 
     c.masks = ConfigDict()
-    c.masks.style = "paper"  # paper | reference | block | random
+    c.masks.style = "paper"  # paper | reference | block | random | rasterized
     c.masks.num_targets = placeholder(int)  # what is not given here is the style's own
     c.masks.target_scale = placeholder(tuple)  # share of the grid's patches
     c.masks.target_aspect = (0.75, 1.5)  # height / width
     c.masks.context_scale = placeholder(tuple)
     c.masks.num_context = placeholder(int)  # K, context patches that the encoder sees
+    c.masks.context_choice = placeholder(str)  # which K of those left: random | raster | block
 
+    c.targets = "features"  # what is predicted: features, the method | pixels, as MAE does
     c.loss = "smooth_l1"  # smooth_l1 | l2 | l1
 
     c.optim = ConfigDict()
@@ -131,6 +136,7 @@ def defaults() -> ConfigDict:
     c.probe.train_images = 10_000  # at most; drawn at random
     c.probe.test_images = 10_000
     c.probe.neighbours = 20
+    c.probe.compare = True  # at the end also the untrained encoder and raw pixels
 
     c.logging = ConfigDict()
     c.logging.to = ""  # tensorboard,wandb,mlflow: any of them, beside metrics.jsonl
@@ -141,6 +147,14 @@ def defaults() -> ConfigDict:
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
     return c.lock()
+
+
+def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy with other values of some keys, such as "train.epochs"; nothing is validated."""
+    own = config.copy_and_resolve_references()
+    with own.ignore_type():
+        own.update_from_flattened_dict(changes)
+    return own
 
 
 def architecture(config: ConfigDict) -> dict[str, int | float]:

@@ -33,7 +33,8 @@ def flops_by_part(config: ConfigDict) -> dict[str, int]:
     def embed(patches: int) -> int:
         return 2 * patches * pixels * width
 
-    target = embed(rows * columns) + transformer_flops(rows * columns, **encoder)
+    full = embed(rows * columns) + transformer_flops(rows * columns, **encoder)
+    target, predicted = (0, pixels) if config.targets == "pixels" else (full, width)
     context = 2 * embed(spec.num_context) + 3 * transformer_flops(spec.num_context, **encoder)
     asked, seen = spec.num_targets * spec.block_length, spec.num_context
     if config.predictor.one_pass:
@@ -46,7 +47,7 @@ def flops_by_part(config: ConfigDict) -> dict[str, int]:
         length = seen + spec.block_length  # of [context | block]
         stack = spec.num_targets * transformer_flops(length, **predictor, last=spec.block_length)
     # Tokens in and out of the predictor; all of it has a backward pass.
-    predict = 3 * (2 * (seen + asked) * width * config.predictor.width + stack)
+    predict = 3 * (2 * (seen * width + asked * predicted) * config.predictor.width + stack)
     return {
         "target encoder": target,
         "context encoder": draws * context,

@@ -20,13 +20,14 @@ from jax import Array
 from jepa_jax import losses
 from jepa_jax.masks import Masks
 from jepa_jax.models.predictor import Predictor
-from jepa_jax.models.vit import Encoder, take_patches
+from jepa_jax.models.vit import Encoder, patchify, take_patches
 from jepa_jax.optim import AdamW, Schedules, moving_average
 from jepa_jax.parallel.replicas import mean_over_replicas
 
 SETTLED = 100  # updates after which the gradient norm has a usual size
 MEMORY = 0.99  # of the moving average that says which
 
+TARGETS = ("features", "pixels")
 LOSSES = {"smooth_l1": losses.smooth_l1, "l2": losses.l2, "l1": losses.l1}
 
 
@@ -38,6 +39,7 @@ class IJEPA:
     predictor: Predictor
     optimizer: AdamW
     schedules: Schedules
+    targets: str = "features"
     loss: str = "smooth_l1"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in 0..1, by channel
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -136,9 +138,21 @@ def target_features(model: IJEPA, target: Any, batch: Batch) -> Array:
     """s_y (B, M, P, D): the target encoder sees the whole image, then its blocks are cut out.
 
     (B, R, M, P, D) for R draws of masks, which share what the target encoder says of their image.
+    With `targets="pixels"` they are the blocks' own pixels, (B, [R,] M, P, F).
     """
-    features = losses.normalize_targets(encode(model, target, batch.images))
-    return jax.lax.stop_gradient(take_patches(features, batch.masks.targets))
+    if model.targets == "pixels":
+        patches = normal_pixels(model, batch.images)
+    else:
+        patches = losses.normalize_targets(encode(model, target, batch.images))
+    return jax.lax.stop_gradient(take_patches(patches, batch.masks.targets))
+
+
+def normal_pixels(model: IJEPA, images: Array) -> Array:
+    """(B, N, F): each patch's own pixels, normalised as MAE's targets are.
+
+    What the paper compares predicted features with ("Predicting in representation space").
+    """
+    return losses.normalize_targets(patchify(normalize(model, images), model.encoder.patch_size))
 
 
 def predict(model: IJEPA, params: dict[str, Any], batch: Batch) -> Array:

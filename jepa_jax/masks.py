@@ -18,16 +18,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-MULTI_BLOCK = {"num_targets": 4, "target_scale": (0.15, 0.2), "context_scale": (0.85, 1.0)}
-COMPLEMENT = {"num_targets": 1, "target_scale": (0.6, 0.6), "context_scale": (1.0, 1.0)}
+MULTI_BLOCK = {
+    "num_targets": 4,
+    "target_scale": (0.15, 0.2),
+    "context_scale": (0.85, 1.0),
+    "context_choice": "random",
+}
+COMPLEMENT = {
+    "num_targets": 1,
+    "target_scale": (0.6, 0.6),
+    "context_scale": (1.0, 1.0),
+    "context_choice": "random",
+}
+QUARTERS = COMPLEMENT | {"num_targets": 3, "target_scale": (0.25, 0.25)}
 
-# What each style is unless told otherwise; the last two are of the paper's ablation (table 6).
+# What each style is unless told otherwise; the last three are of the paper's ablation (table 6).
 STYLES = {
     "paper": MULTI_BLOCK,
-    "reference": MULTI_BLOCK,
+    "reference": MULTI_BLOCK | {"context_choice": "raster"},
     "block": COMPLEMENT,
     "random": COMPLEMENT,
+    "rasterized": QUARTERS,
 }
+CONTEXT_CHOICES = ("random", "raster", "block")
 
 MAX_TRIES = 100  # draws for an image before it takes the one that is known to do
 SURVEY = 2048  # draws that decide whether a setting is possible
@@ -73,6 +86,7 @@ class MaskSpec:
           here K is the same in every batch, so that the step compiles once.)
         * "block": one large target block; the context is the rest, cut to what the largest leaves.
         * "random": a target of scattered patches; the context is the rest.
+        * "rasterized": a quarter of the grid is the context, the other three are the targets.
       num_targets: M, blocks to predict. None, here and below: as the style has it.
       target_scale: least and largest share of the grid's patches in a target block.
       target_aspect: least and largest height / width of a target block.
@@ -80,6 +94,8 @@ class MaskSpec:
         reference it is a square.
       num_context: K, the patches that the encoder sees. None: a quarter of the grid for the
         multi-block styles, in multiples of 8 on large grids; all that is left for the others.
+      context_choice: which K of the patches that are left of the context block: "random" ones, the
+        first in "raster" order as the published code does, or a compact "block" about one of them.
 
     Raises:
       ValueError: if the setting cannot be met; the message names the largest K that can.
@@ -92,6 +108,7 @@ class MaskSpec:
     target_aspect: tuple[float, float] = (0.75, 1.5)
     context_scale: tuple[float, float] | None = None
     num_context: int | None = None
+    context_choice: str | None = None
 
     def __post_init__(self):
         if self.style not in STYLES:
@@ -102,13 +119,15 @@ class MaskSpec:
         default = self.num_context is None
         if default:
             object.__setattr__(self, "num_context", self._default_context())
-        _check_ranges(self)
+        _check_values(self)
         if default and 0 < largest_context(self) < self.num_context:  # on narrow grids
             object.__setattr__(self, "num_context", largest_context(self))
         _check_feasible(self)
 
     def _default_context(self) -> int:
         patches = self.num_patches
+        if self.style == "rasterized":
+            return max(1, int(_quarters(self)[1].prod(axis=1).min()))
         if STYLES[self.style] is COMPLEMENT:
             return max(1, patches - self.block_length)
         quarter = patches // 4
@@ -174,13 +193,24 @@ def _sample_one(key: Array, position: Array, spec: MaskSpec) -> Masks:
     found = enough(drawn)
     drawn = jax.tree.map(lambda new, spare: jnp.where(found, new, spare), drawn, survey(spec).spare)
 
-    if spec.style == "reference":
-        rank = jnp.arange(spec.num_patches, dtype=jnp.float32)  # the first in raster order
-    else:
-        rank = jax.random.uniform(_key(key, position, MAX_TRIES), (spec.num_patches,))
+    rank = _context_rank(_key(key, position, MAX_TRIES), drawn.context, spec)
     order = jnp.argsort(jnp.where(drawn.context, rank, jnp.inf))
     context = jnp.sort(order[: spec.num_context]).astype(jnp.int32)
     return Masks(context, drawn.targets, drawn.target_length)
+
+
+def _context_rank(key: Array, context: Array, spec: MaskSpec) -> Array:
+    """(N,) float32: those of the context with the least are kept."""
+    patch = jnp.arange(spec.num_patches, dtype=jnp.int32)
+    if spec.context_choice == "raster":
+        return patch.astype(jnp.float32)
+    number = jax.random.uniform(key, (spec.num_patches,))
+    if spec.context_choice == "random":
+        return number
+    place = jnp.stack(jnp.divmod(patch, spec.grid[1]), axis=-1)
+    middle = place[jnp.where(context, number, -1.0).argmax()]
+    distance = jnp.square(place - middle[None]).sum(-1).astype(jnp.float32)
+    return distance + number  # of patches equally far away, random ones
 
 
 def _key(key: Array, position: Array, attempt: Array | int) -> Array:
@@ -209,6 +239,11 @@ def draw(
     target_size, context_size = map(jnp.asarray, sizes)
     places = numbers[2:].reshape(-1, 2)
 
+    if spec.style == "rasterized":
+        order = (jnp.arange(4) + (4 * numbers[0]).astype(jnp.int32)) % 4
+        corners, sizes = (jnp.asarray(table)[order] for table in _quarters(spec))
+        inside, quarters = jax.vmap(lambda *block: _block(*block, spec))(corners, sizes)
+        return Draw(inside[0], quarters[1:], sizes[1:].prod(axis=1))
     context, _ = _place(places[0], context_size, spec)
     if spec.style == "random":
         ranks = jax.random.uniform(jax.random.fold_in(own, 1), (spec.num_targets, spec.num_patches))
@@ -229,17 +264,30 @@ def _place(place: Array, size: Array, spec: MaskSpec) -> tuple[Array, Array]:
 
     `place` is two numbers in [0, 1): how far down and how far right.
     """
-    grid = jnp.asarray(spec.grid, jnp.int32)
-    room = grid - size + int(spec.style != "reference")  # the reference's bound is exclusive
+    room = jnp.asarray(spec.grid, jnp.int32) - size
+    room += int(spec.style != "reference")  # the reference's bound is exclusive
     corner = (place * jnp.maximum(room, 1).astype(jnp.float32)).astype(jnp.int32)
+    return _block(corner, size, spec)
 
-    patch = jnp.stack(jnp.divmod(jnp.arange(spec.num_patches, dtype=jnp.int32), grid[1]), axis=-1)
+
+def _block(corner: Array, size: Array, spec: MaskSpec) -> tuple[Array, Array]:
+    """The same of the block that begins at `corner`."""
+    columns = spec.grid[1]
+    patch = jnp.stack(jnp.divmod(jnp.arange(spec.num_patches, dtype=jnp.int32), columns), axis=-1)
     inside = ((patch >= corner[None]) & (patch < (corner + size)[None])).all(axis=-1)
 
     nth = jnp.arange(spec.block_length, dtype=jnp.int32)
     nth = jnp.where(nth < size.prod(), nth, 0)  # padding repeats the block's first patch
     row, column = jnp.divmod(nth, size[1])
-    return inside, (corner[0] + row) * grid[1] + corner[1] + column
+    return inside, (corner[0] + row) * columns + corner[1] + column
+
+
+def _quarters(spec: MaskSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The grid's four: corners (4, 2) and sizes (4, 2), int32."""
+    rows, columns = (((0, side // 2), (side // 2, side - side // 2)) for side in spec.grid)
+    both = [(*zip(row, column, strict=True),) for row in rows for column in columns]
+    corners, sizes = np.array(both, np.int32).transpose(1, 0, 2)
+    return corners, sizes
 
 
 def _scatter(rank: Array, count: Array, spec: MaskSpec) -> tuple[Array, Array]:
@@ -263,6 +311,8 @@ def _shares(steps: int) -> np.ndarray:
 @functools.cache
 def _target_sizes(spec: MaskSpec) -> np.ndarray:
     """(S, 2) int32: equally likely heights and widths of a target block."""
+    if spec.style == "rasterized":
+        return _quarters(spec)[1]
     if spec.style == "random":  # a number of patches without a shape
         low, high = spec.target_scale
         count = np.maximum((low + _shares(STEPS) * (high - low)) * spec.num_patches, 1)
@@ -327,9 +377,17 @@ def on_host() -> AbstractContextManager:
     return jax.default_device(cpu)
 
 
-def _check_ranges(spec: MaskSpec):
+def _check_values(spec: MaskSpec):
     if min(spec.grid) < 1:
         raise ValueError(f"a grid of {spec.grid[0]}×{spec.grid[1]} has no patches")
+    if spec.context_choice not in CONTEXT_CHOICES:
+        known = ", ".join(CONTEXT_CHOICES)
+        raise ValueError(f"context_choice {spec.context_choice!r} is none of {known}")
+    if spec.style == "rasterized" and (spec.num_targets != 3 or min(spec.grid) < 2):
+        raise ValueError(
+            f"style 'rasterized' cuts a grid into quarters and predicts 3 of them: it takes no"
+            f" num_targets={spec.num_targets} on {spec.grid[0]}×{spec.grid[1]} patches"
+        )
     if spec.num_targets < 1:
         raise ValueError(f"num_targets={spec.num_targets}: at least one block must be predicted")
     if spec.num_context < 1:

@@ -16,8 +16,8 @@ from jepa_jax.data.resizing import FILTERS, RESIZERS
 from jepa_jax.data.sources import SOURCES
 from jepa_jax.data.splits import check_splits
 from jepa_jax.errors import UserError
-from jepa_jax.ijepa import LOSSES
-from jepa_jax.masks import STYLES
+from jepa_jax.ijepa import LOSSES, TARGETS
+from jepa_jax.masks import CONTEXT_CHOICES, STYLES
 from jepa_jax.models import attention
 from jepa_jax.models.transformer import REMAT_POLICIES
 from jepa_jax.models.vit import SIZES
@@ -32,6 +32,8 @@ CHOICES = {
     "model.attention": attention.CHOICES,
     "model.remat": ("none", *REMAT_POLICIES),
     "masks.style": tuple(STYLES),
+    "masks.context_choice": (None, *CONTEXT_CHOICES),
+    "targets": TARGETS,
     "loss": tuple(LOSSES),
     "optim.first_moment_dtype": ("float32", "bfloat16"),
     "doctor.action": ("warn", "stop", "roll_back"),
@@ -43,6 +45,7 @@ CHOICES = {
 INFINITY = float("inf")
 RANGES = {
     "seed": (None, 0, 2**31 - 1),
+    "data.validation": (None, 0, 0.9),
     "data.image_size": (2, 1, INFINITY),
     "data.channels": (None, 1, INFINITY),
     "data.crop_scale": (2, 1e-6, 1),
@@ -131,6 +134,7 @@ def unknown_key(key: str) -> str | None:
 
 def _check_choice(key: str, value, choices: tuple[str, ...]):
     if value not in choices:
+        choices = [choice for choice in choices if choice is not None]
         raise UserError(f"{key}={value!r} is none of {', '.join(choices)}{_hint(value, choices)}")
 
 

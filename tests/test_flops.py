@@ -33,6 +33,13 @@ def together() -> ConfigDict:
     return c
 
 
+def of_pixels() -> ConfigDict:
+    """Targets that need no target encoder."""
+    c = recipe()
+    c.targets = "pixels"
+    return c
+
+
 def lowered(config: ConfigDict) -> tuple:
     model = build_model(config, 1)
     image = (*config.data.image_size, 3)
@@ -55,7 +62,8 @@ def product_flops(jaxpr) -> int:
 
 
 @pytest.mark.parametrize(
-    "config", [recipe(), recipe(size="vit_g", width=None, heads=None, depth=2), together()]
+    "config",
+    [recipe(), recipe(size="vit_g", width=None, heads=None, depth=2), together(), of_pixels()],
 )
 def test_they_are_those_of_the_traced_products(config: ConfigDict):
     model, state, batch = lowered(config)

@@ -1,5 +1,7 @@
 """The method: who learns, who follows, and that nothing depends on how it is computed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,26 @@ def test_every_loss_trains(state, name: str):
     value = loss(build(loss=name), state.params, state.target, batch())
     assert np.isfinite(float(value))
     assert float(value) > 0
+
+
+def test_pixel_targets_are_the_normalised_patches_and_train():
+    model = build(targets="pixels")
+    model = dataclasses.replace(model, predictor=model.predictor.clone(output_width=4 * 4 * 3))
+    state = jax.jit(ijepa.init, static_argnums=(0, 2))(model, jax.random.key(0), SHAPE)
+    images, masks = batch()
+    targets = ijepa.target_features(model, state.target, batch())
+    row, column = divmod(int(masks.targets[0, 1, 2]), 4)
+    scaled = np.asarray(images[0], np.float64) / 255
+    scaled = (scaled - np.array(model.mean)) / np.array(model.std)
+    patch = scaled[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+    expected = (patch - patch.mean()) / np.sqrt(patch.var() + 1e-5)
+    np.testing.assert_allclose(targets[0, 1, 2], expected.ravel(), atol=1e-5)
+    ramp = np.broadcast_to(np.arange(0, 256, 16, dtype=np.uint8)[:, None], images.shape)
+    smooth = ijepa.Batch(jnp.asarray(ramp), masks)  # what is random can't be predicted
+    first = loss(model, state.params, state.target, smooth)
+    for _ in range(40):
+        state, metrics = train_step(model, state, smooth)
+    assert metrics.loss < 0.5 * first
 
 
 def test_padding_of_targets_does_not_reach_the_loss(model, state):

@@ -190,6 +190,34 @@ def test_block_and_random_see_the_rest():
     assert np.diff(scattered).max() > 1
 
 
+def test_rasterized_has_a_quarter_for_each_of_context_and_targets():
+    spec = MaskSpec((7, 8), "rasterized")
+    assert (spec.num_context, spec.num_targets, spec.block_length) == (12, 3, 16)
+    drawn = sample(key(), spec, 64)
+    check(spec, drawn, 64)
+    quarters = set()
+    for context, targets, length in zip(*drawn, strict=True):
+        parts = [set(patches[:n].tolist()) for patches, n in zip(targets, length, strict=True)]
+        (seen,) = {(patch // 8 >= 3, patch % 8 >= 4) for patch in context.tolist()}
+        quarters.add(seen)
+        rest = {p for p in range(56) if (p // 8 >= 3, p % 8 >= 4) != seen}
+        assert set.union(*parts) == rest
+        assert sum(map(len, parts)) == len(rest)
+    assert len(quarters) == 4
+
+
+def test_context_choice_decides_which_patches_are_kept():
+    def spread(choice: str) -> float:  # mean distance of a context's patches from their middle
+        spec = MaskSpec((14, 14), context_choice=choice)
+        context = sample(key(), spec, 64).context
+        place = np.stack(np.divmod(context, 14), axis=-1).astype(float)
+        return np.linalg.norm(place - place.mean(1, keepdims=True), axis=-1).mean()
+
+    assert spread("block") < 0.75 * spread("random")
+    first = sample(key(), MaskSpec((14, 14), context_choice="raster"), 64).context
+    assert (first < 70).mean() > 2 * (first >= 126).mean()
+
+
 def test_impossible_context_names_the_largest_that_works():
     with pytest.raises(ValueError, match="largest possible is") as caught:
         MaskSpec((14, 14), num_context=190)
@@ -214,6 +242,8 @@ def test_grid_too_small():
         ({"target_scale": (0.5, 0.2)}, "target_scale"),
         ({"context_scale": (0.9, 1.1)}, "context_scale"),
         ({"target_aspect": (0.0, 1.0)}, "target_aspect"),
+        ({"context_choice": "bock"}, "none of random, raster, block"),
+        ({"style": "rasterized", "num_targets": 4}, "quarters"),
     ],
 )
 def test_wrong_settings(setting: dict, message: str):

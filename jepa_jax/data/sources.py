@@ -8,6 +8,7 @@ from jepa_jax.data.files import open_files
 from jepa_jax.data.joined import joined
 from jepa_jax.data.protocol import Example, Source
 from jepa_jax.data.synthetic import open_synthetic
+from jepa_jax.data.validation_split import validation, without_validation
 from jepa_jax.errors import UserError, did_you_mean
 
 __all__ = ["SOURCES", "ArraySource", "Example", "Source", "no_labels", "open_source"]
@@ -51,10 +52,25 @@ def open_source(data: ConfigDict, split: str) -> Source:
     same name become one. In records, the only image and the only class label are taken, or those
     with a usual name, or those that `data.image_key` and `data.label_key` say.
 
+    With `data.validation`, that share of the training images stands in the place of the test
+    split, and the training split lacks it.
+
     Raises UserError, in one line, for whatever can't be read.
     """
     if not split:
         raise UserError("no split to open: name it in data.train_split or data.test_split")
+    if data.get("validation") and data.source != "mixture":  # whose parts do it, each by itself
+        part = {data.train_split: without_validation, data.test_split: validation}.get(split)
+        if part is None:
+            raise UserError(
+                f"data.validation={data.validation:g} is for data.train_split and data.test_split,"
+                f" not for {split!r}: set it to 0"
+            )
+        return part(_open(data, data.train_split), data.validation)
+    return _open(data, split)
+
+
+def _open(data: ConfigDict, split: str) -> Source:
     # What is slow to import is imported where it is needed.
     match data.source:
         case "digits":

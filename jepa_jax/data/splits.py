@@ -32,7 +32,7 @@ def _check(data: ConfigDict, splits: Sequence[str], remedy: str, where: str) -> 
         )
     counts = Counter(filter(None, splits))  # a part of a mixture may lack some
     by_path = data.source in ("npz", "folder", "array_record")
-    if by_path and len(counts) > 1 and "{split}" not in data.path:
+    if by_path and len(counts) > 1 and not data.get("validation") and "{split}" not in data.path:
         raise UserError(
             f"{where}.path={data.path!r} has no {{split}}, so {' and '.join(map(repr, counts))}"
             f" would be the same images: name the splits with {{split}}, or {remedy}"

@@ -43,12 +43,16 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         "kernel": config.model.attention,
     }
     size = architecture(config)
+    of_patch = {
+        "features": size["width"],
+        "pixels": config.model.patch_size**2 * config.data.channels,
+    }
     encoder = Encoder(patch_size=config.model.patch_size, **size, **common)
     predictor = Predictor(
         width=config.predictor.width,
         depth=config.predictor.depth,
         heads=config.predictor.heads or size["heads"],
-        output_width=size["width"],
+        output_width=of_patch[config.targets],
         grid=grid(config),
         one_pass=config.predictor.one_pass,
         **common,
@@ -71,6 +75,7 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         predictor=predictor,
         optimizer=AdamW(optim.b1, optim.b2, optim.eps, optim.clip_norm, optim.first_moment_dtype),
         schedules=schedules,
+        targets=config.targets,
         loss=config.loss,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
