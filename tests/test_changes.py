@@ -50,6 +50,10 @@ def test_a_setting_that_is_new_or_gone_is_a_difference():
     assert names(stored(loss="l1"), stored()) == ["loss"]
 
 
+def test_a_setting_that_is_new_in_this_version_and_as_it_was_is_no_difference():
+    assert names(stored(), stored(loss="smooth_l1")) == []
+
+
 def refused(old: dict, new: dict, force=(), before=()) -> str | None:
     try:
         refuse(find_changes(old, new), force, before, "runs/a")

@@ -1,5 +1,6 @@
 """What differs between a run as it is stored and as it is asked for now: what may, and what not."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,11 +69,11 @@ def find_changes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[C
     for part in stored.keys() & wanted.keys():
         old, new = stored[part], wanted[part]
         if part == "config":
-            found += _differences(_without_mesh(old), _without_mesh(new))
+            found += differences(_without_mesh(old), _without_mesh(new))
         elif part == "data":
             found += [Change(DATA, _images(old), _images(new))] if old != new else []
         elif part in ("mesh", "versions"):
-            found += _differences(old, new, f"{part}.")
+            found += differences(old, new, f"{part}.")
     return sorted(found, key=lambda change: change.name)
 
 
@@ -119,7 +120,7 @@ def refuse_shapes(old: State, new: State) -> None:
         }
         for tree in (old, new)
     )
-    for change in _differences(before, after):
+    for change in differences(before, after):
         raise UserError(
             f"the stored state does not fit ({change}), which cannot be forced: take another"
             " --workdir"
@@ -148,17 +149,20 @@ def stored_config(stored: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[Change]:
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[Change]:
+    """Of two trees of dicts, by dotted name."""
     for name in [*new, *(name for name in old if name not in new)]:
         before, after = old.get(name), new.get(name)
         if isinstance(before, Mapping) or isinstance(after, Mapping):  # a section may be new
-            yield from _differences(before or {}, after or {}, f"{prefix}{name}.")
+            yield from differences(before or {}, after or {}, f"{prefix}{name}.")
         elif before != after:
             yield Change(f"{prefix}{name}", before, after)
 
 
-def _without_mesh(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "mesh"}
+def _without_mesh(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings but the mesh's; those that an older version had no word for are the defaults."""
+    settings = json.loads(stored_config(stored).to_json())
+    return {name: value for name, value in settings.items() if name != "mesh"}
 
 
 def _images(identity: Mapping[str, Any]) -> str:
