@@ -13,6 +13,7 @@ WELL = {
     "patch_cosine": 0.7,
     "target_scale": 1.0,
     "over_mean": 0.6,
+    "over_place": 0.8,
     "over_copy": 0.7,
     "overlap": 0.0,
     "target_gap": 0.05,
@@ -81,6 +82,14 @@ def test_a_predictor_that_predicts_the_mean_is_told_after_a_while():
     constant = [row | {"over_mean": 1.01} for row in rows()]
     assert names(constant[:5]) == []
     assert names(constant) == [("constant", "warning")]
+
+
+def test_a_predictor_that_goes_by_the_place_alone_is_told_after_a_while():
+    placed = [row | {"over_place": 1.9} for row in rows()]
+    assert names(placed[:5]) == []
+    assert names(placed) == [("placed", "warning")]
+    older = [{name: row[name] for name in row if name != "over_place"} for row in rows()]
+    assert names(older) == []
 
 
 def test_rows_without_a_diagnosis_are_left_out():

@@ -64,7 +64,7 @@ def test_cosines_are_means_over_pairs(found, features):
     np.testing.assert_allclose(found.patch_cosine, of_images, rtol=1e-5)
 
 
-def test_the_predictor_is_held_against_the_mean_and_the_nearest_context_patch(
+def test_the_predictor_is_held_against_means_and_the_nearest_context_patch(
     model, state, found, features
 ):
     masks = batch().masks
@@ -83,8 +83,15 @@ def test_the_predictor_is_held_against_the_mean_and_the_nearest_context_patch(
     nearest = np.stack(
         [[[copied(i, p) for p in block] for block in masks.targets[i]] for i in range(len(asked))]
     )
+    others = (targets.sum(0) - targets) / (len(targets) - 1)
+    at_place = others[np.arange(len(features))[:, None, None], masks.targets]
+    baselines = (
+        (constant, found.over_mean),
+        (at_place, found.over_place),
+        (nearest, found.over_copy),
+    )
     reached = ijepa.loss(model, state.params, state.target, batch())
-    for prediction, share in ((constant, found.over_mean), (nearest, found.over_copy)):
+    for prediction, share in baselines:
         baseline = losses.smooth_l1(
             jnp.asarray(prediction), jnp.asarray(asked), length=masks.target_length
         )

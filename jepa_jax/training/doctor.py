@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jepa_jax.errors import UserError
+from jepa_jax.errors import RunFailed
 from jepa_jax.training.guard import Diverged
 
 Row = Mapping[str, Any]  # of metrics.jsonl, with a diagnosis
@@ -23,6 +23,7 @@ DRIFT = 0.3  # of the target encoder in a half-life of its average
 FALLEN = 1 / 3  # what is left of the largest feature_std of the run, when features collapse
 ALIKE = 0.98  # patch_cosine
 LEARNED = 0.98  # over_mean, below which a predictor tells images apart
+PLACED = 1.0  # over_place, above which a predictor knows the place of a patch and nothing else
 PATIENCE = 10  # looks after which it should
 RISEN, DOUBTFUL = 1.05, 1.5  # the loss, over its least
 
@@ -126,6 +127,18 @@ def _constant(rows: Sequence[Row]) -> Verdict | None:
         )
 
 
+def _placed(rows: Sequence[Row]) -> Verdict | None:
+    """What the mean over all does not tell: features hold their place, which is easy to predict."""
+    if len(rows) >= PATIENCE and all(_value(row, "over_place") > PLACED for row in rows[-3:]):
+        return Verdict(
+            "placed",
+            WARNING,
+            f"the predictor's loss is {_last(rows, 'over_place'):.2f} times that of the mean target"
+            " of each place: it goes by where a block is, and not by what is around it; look at"
+            " the probes (probe.every_epochs), and whether more epochs change it",
+        )
+
+
 def _rising(rows: Sequence[Row]) -> Verdict | None:
     """The loss against its least, where features are now richer, or are not."""
     least = min(rows, key=lambda row: _value(row, "loss", math.inf))
@@ -156,6 +169,7 @@ RULES: tuple[Callable[[Sequence[Row]], Verdict | None], ...] = (
     _drift,
     _collapse,
     _constant,
+    _placed,
     _rising,
 )
 
@@ -214,7 +228,7 @@ class Doctor:
           batch: of its step, by its place in the run's row of batches.
 
         Raises:
-          UserError: if the run is ill and the config says to stop.
+          RunFailed: if the run is ill and the config says to stop.
           Diverged: if it is ill and the config says to roll back.
         """
         self._rows.append(row)
@@ -232,7 +246,7 @@ class Doctor:
         if not (ill := _ill(found)):
             self._well = row["step"]
         elif self._action == "stop":
-            raise UserError(
+            raise RunFailed(
                 f"stopped at step {row['step']}, as the doctor was told to (doctor.action): {ill}"
             )
         elif self._action == "roll_back":

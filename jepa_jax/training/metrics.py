@@ -34,7 +34,8 @@ class Measures(NamedTuple):
     patch_cosine: Array  # between two patches of an image, mean over pairs and images
     target_scale: Array  # root mean square of what the predictor has to predict; normalised: 1
     over_mean: Array  # the loss, as a share of the loss when always predicting the mean target
-    over_copy: Array  # the same for the target features of the nearest context patch
+    over_place: Array  # the same for the mean at that place of the grid over the other images
+    over_copy: Array  # the same for what would be the target of the nearest context patch
     overlap: Array  # share of the target patches that the context encoder sees
     target_gap: Array  # ‖θ - θ̄‖ / ‖θ̄‖
 
@@ -48,7 +49,9 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
     masks = batch.masks
     features = ijepa.encode(model, state.target, batch.images)  # (n, N, D)
     normal = losses.normalize_targets(features)
-    targets = take_patches(normal, masks.targets)  # (n, M, P, D)
+    pixels = model.targets == "pixels"
+    of_patch = ijepa.normal_pixels(model, batch.images) if pixels else normal
+    targets = take_patches(of_patch, masks.targets)  # (n, M, P, D)
     real = masks.real.astype(jnp.float32)  # (n, M, P)
 
     def mean(x: Array) -> Array:  # over real target patches; (n, M, P, ...) -> (...)
@@ -57,6 +60,7 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
     def loss(prediction: Array) -> Array:
         return ijepa.LOSSES[model.loss](prediction, targets, length=masks.target_length)
 
+    others = (of_patch.sum(0, keepdims=True) - of_patch) / max(1, len(of_patch) - 1)
     apart = _distances(masks, model.predictor.grid[1])
     context = jnp.broadcast_to(masks.context[:, None, None], apart.shape)
     nearest = jnp.take_along_axis(context, apart.argmin(-1)[..., None], axis=-1)[..., 0]
@@ -71,7 +75,8 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
         patch_cosine=_mean_cosine(features).mean(),
         target_scale=jnp.sqrt(mean(jnp.square(targets).mean(-1))),
         over_mean=reached / loss(jnp.broadcast_to(mean(targets), targets.shape)),
-        over_copy=reached / loss(take_patches(normal, nearest)),
+        over_place=reached / loss(take_patches(others, masks.targets)),
+        over_copy=reached / loss(take_patches(of_patch, nearest)),
         overlap=mean((apart.min(-1) == 0).astype(jnp.float32)),
         target_gap=_gap(state.params["encoder"], state.target),
     )
