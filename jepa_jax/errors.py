@@ -22,6 +22,10 @@ class StorageError(UserError):
     code = STORAGE
 
 
+class RunFailed(UserError):
+    """Training led nowhere and was stopped: what was asked for can be done, but does not learn."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word; empty if nothing is like it.
 

@@ -18,7 +18,9 @@ from jepa_jax import cli
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = PAGES + [
-    path for folder in ("launch", "configs") for path in sorted((ROOT / folder).glob("*.py"))
+    path
+    for folder in ("launch", "configs", "configs/studies")
+    for path in sorted((ROOT / folder).glob("*.py"))
 ]
 
 # What makes a command short, unless it says otherwise; the pages' recipes have three heads.

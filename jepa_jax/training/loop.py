@@ -14,7 +14,7 @@ from jepa_jax.config import mask_spec
 from jepa_jax.console import new_console, say
 from jepa_jax.data.broken import Broken
 from jepa_jax.data.transforms import EvalView
-from jepa_jax.errors import UserError
+from jepa_jax.errors import RunFailed
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.parallel import processes
 from jepa_jax.parallel.placement import placement_table
@@ -34,6 +34,8 @@ from jepa_jax.training.setup import jit_step
 from jepa_jax.training.signals import StopWish
 from jepa_jax.training.watchdog import Watchdog
 from jepa_jax.training.workdir import storage_of
+
+TRAINED = "trained target encoder"  # what its row of the results is called
 
 
 def train(
@@ -145,10 +147,10 @@ def roll_back(
     """The state before the steps that were left out; all batches since are skipped.
 
     Raises:
-      UserError: if that was done too often.
+      RunFailed: if that was done too often.
     """
     if start.roll_backs >= run.config.guard.roll_backs:
-        raise UserError(
+        raise RunFailed(
             f"{diverged}, after {start.roll_backs} roll-backs: start again in a new --workdir with"
             " a lower optim.learning_rate, or with optim.clip_norm=1; events.jsonl has the images"
         )
@@ -283,14 +285,14 @@ def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
     """Compares what was learned with what was there before, and draws it."""
     accuracy = {}
     if run.probe:
-        display.say("probing the trained encoder, and to compare the untrained one and raw pixels")
-        untrained = jax.jit(run.fresh, out_shardings=run.sharding)().target
-        accuracy = {
-            "raw pixels": run.probe.pixel_scores(),
-            "untrained encoder": run.probe.scores(run.model, untrained),
-            "trained target encoder": run.probe.scores(run.model, state.target),
-        }
-        run.workdir.amend(run.total, accuracy["trained target encoder"])
+        if run.config.probe.compare:
+            display.say("probing raw pixels and the untrained encoder, to compare")
+            untrained = jax.jit(run.fresh, out_shardings=run.sharding)().target
+            accuracy["raw pixels"] = run.probe.pixel_scores()
+            accuracy["untrained encoder"] = run.probe.scores(run.model, untrained)
+        display.say("probing the trained encoder")
+        accuracy[TRAINED] = run.probe.scores(run.model, state.target)
+        run.workdir.amend(run.total, accuracy[TRAINED])
     rows, folder = run.workdir.rows(), run.workdir.path
     from jepa_jax.visualize.run import draw_run  # only now: it takes a second
 

@@ -1,0 +1,160 @@
+"""Small images: which choices of a recipe matter.
+
+    python launch/study.py --config=configs/studies/small_images.py --out=runs/study
+    python launch/study.py --config=configs/studies/small_images.py:cifar10 --out=runs/cifar10
+    python launch/study.py --config=configs/studies/small_images.py:imagenette --out=runs/nette
+
+The first is Fashion-MNIST for a CPU: a ViT of width 96 and depth 4, one epoch. The others are for a
+GPU: a ViT-S, 100 epochs of CIFAR-10 or 400 of Imagenette; `cifar10_cpu` is CIFAR-10 at 24×24 pixels
+as the first. Accuracies are those of a tenth of the training images, held out. Images lie as
+configs/fashion_mnist.py and configs/cifar10_vits4.py want them, Imagenette's in data/imagenette.
+"""
+
+from ml_collections import ConfigDict
+
+from jepa_jax.config import architecture, defaults, mask_spec
+from jepa_jax.rescale import rescaling
+
+
+def get_config(which: str = "fashion_mnist") -> ConfigDict:
+    c = defaults()
+    c.data.test_split = "test"
+    c.data.validation = 0.1
+    c.data.eval_crop = 1.0
+    c.optim.learning_rate = 5e-4
+    c.optim.start_learning_rate = 1e-4
+    c.optim.final_weight_decay = 0.04
+    c.optim.schedule_scale = 1.25
+    c.train.batch_size = 128
+    c.train.checkpoints_kept = 1
+    c.probe.train_images = 10_000
+    c.probe.test_images = 5_000
+    DATA[which](c)
+    return c
+
+
+def _cifar10(c: ConfigDict) -> None:
+    c.data.path = "data/cifar10/{split}"
+    c.data.image_size = (32, 32)
+    c.data.mean = (0.491, 0.482, 0.447)  # of its training images
+    c.data.std = (0.247, 0.243, 0.262)
+    c.model.size, c.model.patch_size = "vit_s", 4
+    c.predictor.width, c.predictor.depth = 192, 4
+    c.train.epochs, c.train.warmup_epochs = 100.0, 5.0
+    c.probe.every_epochs = 10.0
+
+
+def _imagenette(c: ConfigDict) -> None:
+    c.data.path = "data/imagenette/{split}"
+    c.data.test_split = "val"
+    c.data.image_size = (128, 128)
+    c.model.size, c.model.patch_size = "vit_s", 8
+    c.predictor.width, c.predictor.depth = 192, 4
+    c.train.epochs, c.train.warmup_epochs = 400.0, 20.0
+    c.probe.every_epochs = 40.0
+
+
+def _cifar10_cpu(c: ConfigDict) -> None:
+    _cifar10(c)
+    c.data.image_size = (24, 24)
+    _for_a_cpu(c)
+
+
+def _fashion_mnist(c: ConfigDict) -> None:
+    c.data.source = "npz"
+    c.data.path = "data/fashion_mnist_{split}.npz"
+    c.data.image_size = (28, 28)
+    c.data.channels = 1
+    c.data.mean, c.data.std = (0.286,), (0.353,)
+    c.model.patch_size = 4
+    _for_a_cpu(c)
+
+
+def _for_a_cpu(c: ConfigDict) -> None:
+    c.model.width, c.model.depth, c.model.heads = 96, 4, 4
+    c.model.dtype, c.model.unroll = "float32", 4
+    c.predictor.width, c.predictor.depth = 64, 2
+    c.data.threads = 1
+    c.train.epochs, c.train.warmup_epochs = 1.0, 0.2
+    c.train.log_every = 10
+    c.train.checkpoint_every = 100_000
+    c.probe.every_epochs = 0.5
+
+
+DATA = {
+    "fashion_mnist": _fashion_mnist,
+    "cifar10_cpu": _cifar10_cpu,
+    "cifar10": _cifar10,
+    "imagenette": _imagenette,
+}
+
+
+def get_factors(c: ConfigDict) -> dict:
+    rate, width, depth = c.optim.learning_rate, c.predictor.width, c.predictor.depth
+    size = architecture(c)
+    kept = mask_spec(c).num_context  # K
+    return {
+        "masks": {
+            "reference": {"masks.style": "reference"},
+            "block": {"masks.style": "block"},
+            "random": {"masks.style": "random"},
+            "rasterized": {"masks.style": "rasterized"},
+        },
+        "targets": {
+            "pixels": {"targets": "pixels"},
+            "1 block": {"masks.num_targets": 1},
+            "2 blocks": {"masks.num_targets": 2},
+            "smaller": {"masks.target_scale": (0.1, 0.15)},
+            "larger": {"masks.target_scale": (0.2, 0.3), "masks.num_context": kept * 3 // 4},
+        },
+        "context": {
+            "half as many": {"masks.num_context": kept // 2},
+            "half as many more": {"masks.num_context": kept * 3 // 2},
+            "the first in raster order": {"masks.context_choice": "raster"},
+            "a compact block": {"masks.context_choice": "block"},
+        },
+        "half-life of the target": {  # at the start; at the end it is endless
+            "9000 images": {"optim.ema": (0.99, 1.0)},
+            "44000 images": {"optim.ema": (0.998, 1.0)},
+            "89000 images": {"optim.ema": (0.999, 1.0)},
+            "22000 images to the end": {"optim.ema": (0.996, 0.996)},
+        },
+        "learning rate": {
+            "half": {"optim.learning_rate": rate / 2},
+            "double": {"optim.learning_rate": 2 * rate},
+            "fourfold": {"optim.learning_rate": 4 * rate},
+        },
+        "weight decay": {
+            "none": {"optim.weight_decay": 0.0, "optim.final_weight_decay": 0.0},
+            ".04 to .4": {"optim.final_weight_decay": 0.4},
+        },
+        "predictor": {
+            "half as deep": {"predictor.depth": max(1, depth // 2)},
+            "twice as deep": {"predictor.depth": 2 * depth},
+            "half as wide": {"predictor.width": width // 2},
+            "one pass": {"predictor.one_pass": True},
+        },
+        "images": {
+            "crops from 10 %": {"data.crop_scale": (0.1, 1.0)},
+            "crops from 60 %": {"data.crop_scale": (0.6, 1.0)},
+            "mirrored": {"data.flip": True},
+            "two draws of half the images": {
+                "train.draws": 2,
+                "train.batch_size": c.train.batch_size // 2,
+            },
+        },
+        "batch": {
+            "32 and nothing else": {"train.batch_size": 32},
+            "32 rescaled": rescaling(c, 32),
+            "32 rescaled linearly": rescaling(c, 32, "linear"),
+            "512 and nothing else": {"train.batch_size": 512},
+            "512 rescaled": rescaling(c, 512),
+            "512 rescaled linearly": rescaling(c, 512, "linear"),
+        },
+        "loss": {"L1": {"loss": "l1"}, "L2": {"loss": "l2"}},
+        "network": {
+            "twice as deep": {"model.depth": 2 * size["depth"]},
+            "twice as wide": {"model.width": 2 * size["width"]},
+            "for four times as long": {"train.epochs": 4 * c.train.epochs},
+        },
+    }

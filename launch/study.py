@@ -1,0 +1,66 @@
+"""Trains a recipe in many variants, one factor at a time, and tells what each does.
+
+    python launch/study.py --config=configs/studies/small_images.py --out=runs/study
+
+A study is a recipe whose file also has get_factors(config), which gives factor -> variant -> {key:
+value}: what is changed of the recipe. Runs go one after another, each in a folder of --out, and
+leave a small JSON file in --results. The same command goes on; --only=FACTOR,VARIANT takes some of
+them, --seeds=0,1,2 repeats them, --part=2/4 is every fourth, for four machines that share the
+folders. README.md and results.png in --results compare what there is so far; with --summary nothing
+is trained. Exit codes: 0 finished, 2 wrong input, 74 a folder can't be read or written, 75 stopped
+by a signal.
+"""
+
+import os
+import shlex
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
+
+from absl import flags
+from ml_collections import config_flags
+
+from jepa_jax import cli
+
+CONFIG = cli.config_flag()
+OUT = flags.DEFINE_string("out", None, "Folder of the runs' folders.")
+RESULTS = flags.DEFINE_string("results", None, "Folder of what is kept; --out/results, if none.")
+ONLY = flags.DEFINE_list("only", [], "Factors or variants; 'factor: variant' where it is unclear.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "A run for each.")
+PART = flags.DEFINE_string("part", "1/1", "Which part of the runs, such as 2/4.")
+SUMMARY = flags.DEFINE_bool("summary", False, "Only compare what there is.")
+
+
+def main() -> int:
+    from etils import epath
+
+    from jepa_jax.errors import UserError
+    from jepa_jax.exits import FINISHED
+    from jepa_jax.study.plan import open_study, plan
+    from jepa_jax.study.run import run_study, share
+    from jepa_jax.study.summary import summarize
+
+    if CONFIG.value is None or OUT.value is None:
+        raise UserError(
+            "give a study and a folder: --config=configs/studies/small_images.py --out=runs"
+        )
+    if wrong := [seed for seed in SEEDS.value if not seed.isdecimal()]:
+        raise UserError(f"--seeds has {wrong[0]!r}: give whole numbers, as in --seeds=0,1,2")
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+    study = open_study(path)
+    factors = study.get_factors(CONFIG.value)
+    runs = plan(CONFIG.value, factors, list(map(int, SEEDS.value)), ONLY.value)
+    records = epath.Path(RESULTS.value or os.path.join(OUT.value, "results"))
+    code = FINISHED
+    if not SUMMARY.value:
+        code = run_study(share(runs, PART.value), epath.Path(OUT.value), records)
+    title = f"# {(study.__doc__ or os.path.basename(path)).strip().splitlines()[0]}"
+    said = [arg for arg in sys.argv[1:] if not arg.startswith(("--part", "--summary"))]
+    page = summarize(title, shlex.join(["python", "launch/study.py", *said]), runs, records)
+    print(f"compared in {page}" if page else "no run is finished, and there is nothing to compare")
+    return code
+
+
+if __name__ == "__main__":
+    cli.run(main)

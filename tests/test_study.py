@@ -1,0 +1,185 @@
+"""Studies: what they plan, that each run is done once, and what they tell."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from jepa_jax.errors import UserError
+from jepa_jax.exits import FINISHED, STOPPED
+from jepa_jax.study import run as study_run
+from jepa_jax.study.plan import open_study, plan
+from jepa_jax.study.record import curve, differing
+from jepa_jax.study.run import run_study, share
+from jepa_jax.study.summary import collect, summarize, table
+from tests.commands import ROOT, refused
+from tests.tiny import tiny
+
+FACTORS = {
+    "learning rate": {"3e-4": {"optim.learning_rate": 3e-4}, "3": {"optim.learning_rate": 3.0}},
+    "context": {"K = 2": {"masks.num_context": 2}},
+}
+
+
+def recipe():
+    c = tiny()
+    c.train.epochs = 4 / 22
+    c.train.warmup_epochs = 0.0
+    c.probe.train_images = c.probe.test_images = 100
+    c.probe.compare = False
+    return c
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A study of two runs, one of which diverges."""
+    out = tmp_path_factory.mktemp("study")
+    runs = plan(recipe(), FACTORS, only=["centre", "context"])
+    config = runs[1].config
+    config.optim.learning_rate, config.guard.roll_backs, config.guard.in_a_row = 1e30, 0, 1
+    assert run_study(runs, epath.Path(out), epath.Path(out / "results")) == FINISHED
+    return runs, epath.Path(out)
+
+
+def test_the_plan_is_the_centre_and_one_change_at_a_time():
+    runs = plan(recipe(), FACTORS, seeds=(0, 3))
+    assert [run.name for run in runs[:4]] == [
+        "centre.0",
+        "learning_rate_3e_4.0",
+        "learning_rate_3.0",
+        "context_K_2.0",
+    ]
+    assert [run.seed for run in runs] == [0] * 4 + [3] * 4
+    assert runs[3].config.masks.num_context == 2
+    assert runs[0].config.masks.num_context is None
+    assert runs[7].config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        (["context"], ["context_K_2.0"]),
+        (["centre", "3"], ["centre.0", "learning_rate_3.0"]),
+        (["context: K = 2"], ["context_K_2.0"]),
+    ],
+)
+def test_some_of_them(only, names):
+    assert [run.name for run in plan(recipe(), FACTORS, only=only)] == names
+
+
+@pytest.mark.parametrize(
+    ("factors", "only", "message"),
+    [
+        ({"a": {"b": {"optim.lerning_rate": 1.0}}}, (), "a: b: config has no key"),
+        ({"a": {"b": {"loss": "l3"}}}, (), "a: b: loss='l3' is none of"),
+        ({"a": {"b": {"train.batch_size": "8"}}}, (), "a: b: train.batch_size"),
+        ({"a": {"b": {}}, "a+": {"b": {}}}, (), "would both lie in 'a"),
+        ({"a": {"b, c": {}}}, (), "commas"),
+        (FACTORS, ["contxt"], "no 'contxt'; did you mean 'context'"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_runs(factors, only, message):
+    with pytest.raises(UserError, match=message):
+        plan(recipe(), factors, only=only)
+
+
+def test_parts_make_the_whole():
+    runs = plan(recipe(), FACTORS, seeds=(0, 1))
+    parts = [share(runs, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(UserError, match="--part"):
+            share(runs, wrong)
+
+
+def test_a_record_has_setting_curve_accuracy_and_cost(done):
+    _, out = done
+    record = json.loads((out / "results" / "centre.0.json").read_text())
+    assert record["config"]["model.width"] == 16
+    assert "optim.b1" not in record["config"]
+    assert 0.05 < record["accuracy"]["trained target encoder"]["knn"] <= 1
+    assert record["curve"][-1]["step"] == 4
+    assert record["curve"][-1]["loss"] > 0
+    assert record["seconds"] >= 0
+    assert "cores" in record["hardware"]
+
+
+def test_a_run_that_diverges_is_told_and_ends_nothing(done):
+    runs, out = done
+    record = json.loads((out / "results" / "context_K_2.0.json").read_text())
+    assert "loss nan" in record["failed"]
+    assert "1 failed" in table(collect(runs, out / "results"))
+
+
+def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
+    runs, out = done
+    monkeypatch.setattr(study_run, "train", lambda *_: pytest.fail("trained again"))
+    assert run_study(runs, out, out / "results") == FINISHED
+    assert capsys.readouterr().out.count("done before") == 2
+
+
+def test_a_signal_stops_the_study_and_leaves_no_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_run, "train", lambda *_: STOPPED)
+    runs = plan(recipe(), FACTORS)
+    assert run_study(runs, epath.Path(tmp_path), epath.Path(tmp_path / "results")) == STOPPED
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_page_compares_with_the_centre(done, tmp_path):
+    runs, out = done
+    folder = epath.Path(shutil.copytree(out / "results", tmp_path / "results"))
+    record = json.loads((folder / "centre.0.json").read_text())
+    for name, knn in (("centre.0", 0.5), ("context_K_2.0", 0.625)):
+        accuracy = {"trained target encoder": {"knn": knn, "linear": 0.75}}
+        curve = [{"step": step, "knn": knn, "linear": 0.5} for step in (1, 2, 3)]
+        changed = {"curve": curve, "factor": "" if name == "centre.0" else "context"}
+        (folder / f"{name}.json").write_text(json.dumps(record | changed | {"accuracy": accuracy}))
+    page = summarize("# Digits", "python launch/study.py", runs, folder)
+    text = page.read_text()
+    assert "| context | K = 2 | 62.5 | +12.5 | 75.0 | +0.0 | 1 |" in text
+    for picture in ("results.png", "curves.png"):
+        with Image.open(folder / picture) as image:
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_curves_are_thinned_and_keep_the_probes():
+    rows = [{"step": i, "loss": 1 / 3, "x": 0} for i in range(1, 401)]
+    rows[6] |= {"knn": 0.5, "linear": 0.25}
+    thin = curve(rows)
+    assert len(thin) == 41
+    assert thin[-1] == {"step": 400, "loss": 0.3333}
+    assert {"step": 7, "loss": 0.3333, "knn": 0.5, "linear": 0.25} in thin
+
+
+def test_only_what_is_not_the_default_is_kept():
+    assert "data.image_size" in differing(tiny())
+    assert "optim.b1" not in differing(tiny())
+
+
+def test_a_recipe_is_no_study():
+    assert "no study" in refused("study", "--config=configs/digits.py", "--out=runs/none")
+
+
+def test_what_is_wrong_with_a_folder_is_no_result(done, tmp_path):
+    _, out = done
+    shutil.copytree(out / "centre.0", tmp_path / "centre.0")
+    (changed,) = plan(recipe(), FACTORS, only=["centre"])
+    changed.config.optim.learning_rate = 0.5
+    records = epath.Path(tmp_path / "results")
+    with pytest.raises(UserError, match="another config"):
+        run_study([changed], epath.Path(tmp_path), records)
+    assert not records.exists()
+
+
+STUDY = str(ROOT / "configs/studies/small_images.py")
+
+
+@pytest.mark.parametrize("which", sorted(open_study(STUDY).DATA))
+def test_our_study_can_be_run_on_each_of_its_data_sets(which):
+    study = open_study(STUDY)
+    config = study.get_config(which)
+    runs = plan(config, study.get_factors(config), only=["centre", "context", "targets: larger"])
+    assert len(runs) == 6
