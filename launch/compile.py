@@ -25,6 +25,7 @@ TOPOLOGY = flags.DEFINE_string(
 IMAGES = flags.DEFINE_integer("images", 1_281_167, "Of an epoch, for the hours (ImageNet-1k).", 1)
 MFU = flags.DEFINE_float("mfu", 0.4, "Share of the peak, for the hours.", 0.01, 1.0)
 SEARCH = flags.DEFINE_bool("search", False, "Look for the largest batch; compiles several times.")
+MOVES = flags.DEFINE_bool("moves", False, "Tell large copies, and logits written to memory.")
 
 
 def main() -> int:
@@ -34,7 +35,12 @@ def main() -> int:
     if CONFIG.value is None:
         raise UserError("give a recipe: --config=configs/vith14.py")
     fits = compile_recipe(
-        CONFIG.value, TOPOLOGY.value, images=IMAGES.value, mfu=MFU.value, search=SEARCH.value
+        CONFIG.value,
+        TOPOLOGY.value,
+        images=IMAGES.value,
+        mfu=MFU.value,
+        search=SEARCH.value,
+        moves=MOVES.value,
     )
     return 0 if fits else 1
 

@@ -11,6 +11,7 @@ import pytest
 
 from jepa_jax.compilation.chips import topology_devices
 from jepa_jax.compilation.collectives import Traffic, collectives
+from jepa_jax.compilation.moves import moves
 from jepa_jax.compilation.search import largest
 from jepa_jax.errors import UserError
 from jepa_jax.parallel.cpu import xla_flags
@@ -102,6 +103,38 @@ is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla
 """
     found = collectives(f"ENTRY %main () -> f32[4] {{{body}}}\n")
     assert found == {"all-reduce between slices": Traffic(1, 18 * 8 * 128 * 4)}
+
+
+MOVED = """
+%fused (p.1: bf16[64,48]) -> bf16[48,64] {
+  ROOT %inside = bf16[48,64]{1,0} transpose(%p.1), dimensions={1,0}
+}
+
+%body (p.2: (s32[], bf16[64,48])) -> (s32[], bf16[64,48]) {
+  %small = bf16[4,4]{0,1} copy(%x)
+  %turned = bf16[64,48]{0,1:T(8,128)S(1)} copy(%x), metadata={op_name="jit(f)/while/body/qkv/add"}
+  %softmax = (f32[2,3]{1,0}, f32[2,3,48,48]{3,2,1,0}) fusion(%x), kind=kOutput, calls=%fused
+  %kept_dynamic-update-slice_fusion.1 = f32[5,2,3,48,48]{4,3,2,1,0} fusion(%x), calls=%fused
+}
+
+ENTRY %main (p.3: bf16[64,48]) -> bf16[64,48] {
+  %scan = (s32[], bf16[64,48]) while(%p.3), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+  %weights = f32[2,3,48,64]{3,2,1,0} fusion(%p.3), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_copies_and_logits_in_memory_are_told():
+    found = moves(MOVED, {48}, least=1000)
+    logits = 2 * 3 * 48 * 48 * 4
+    assert [(each.what, each.times, each.bytes) for each in found] == [
+        ("float32 logits", 5, 5 * (logits + 2 * 3 * 4)),
+        ("float32 logits", 5, 5 * logits),
+        ("copy", 5, 5 * 64 * 48 * 2),
+    ]
+    assert [each.fast for each in found] == [False, False, True]
+    assert found[-1].where == "jit(f)/while/body/qkv/add"
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 31, 32, 33, 200])
@@ -199,11 +232,12 @@ SMALL = (
 
 @needs_libtpu
 def test_a_step_compiles_for_a_tpu_that_is_not_there():
-    result = compiled("--topology=v5e:2x2", *SMALL, "--config.mesh.fsdp=4")
+    result = compiled("--topology=v5e:2x2", *SMALL, "--config.mesh.fsdp=4", "--moves")
     assert result.returncode == 0, result.stderr
     assert "4 × v5e, mesh replica 1 × fsdp 4 × tensor 1" in result.stdout
     assert "all-gather" in result.stdout
     assert "chip-hours" in result.stdout
+    assert "logits in memory" in result.stdout
 
 
 @needs_libtpu

@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 def compile_recipe(
-    config: ConfigDict, topology: str | None, *, images: int, mfu: float, search: bool
+    config: ConfigDict, topology: str | None, *, images: int, mfu: float, search: bool, moves: bool
 ) -> bool:
     """Compiles a recipe's step, prints what it needs, and whether it fits.
 
@@ -28,6 +28,7 @@ def compile_recipe(
       images: that an epoch has, for the estimate of the hours.
       mfu: share of the chips' peak that the estimate counts on.
       search: also look for the largest batch that fits, which compiles several times.
+      moves: also tell what is copied, and which logits are written to memory.
 
     Returns:
       Whether it fits.
@@ -46,6 +47,8 @@ def compile_recipe(
     say(console, verdict(compiled))
     if compiled.traffic:
         say(console, traffic_table(compiled))
+    if moves:
+        say(console, moves_table(compiled))
     for line in estimate(config, len(devices), chip, images, mfu):
         say(console, line)
     if search:
@@ -101,6 +104,18 @@ def traffic_table(compiled: Compilation) -> Table:
     table.add_column("MiB a chip", justify="right")
     for kind, (count, size) in compiled.traffic.items():
         table.add_row(kind, f"{count:,}", f"{size / MIB:,.1f}")
+    return table
+
+
+def moves_table(compiled: Compilation) -> Table:
+    table = Table(title="Copies, and logits in memory, of a step", title_justify="left")
+    for heading in ("what", "times", "MiB in all", "memory", "result", "where"):
+        table.add_column(heading)
+    for move in compiled.moves:
+        *_, place = move.where.split("/while/body/")
+        size, memory = f"{move.bytes / MIB:,.0f}", "fast" if move.fast else "main"
+        result = move.result.split("{")[0].lstrip("(")
+        table.add_row(move.what, str(move.times), size, memory, result, place)
     return table
 
 

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
 from jepa_jax.compilation.collectives import Traffic, collectives
-from jepa_jax.config import mask_spec, mesh_shape
+from jepa_jax.compilation.moves import Move, moves
+from jepa_jax.config import grid, mask_spec, mesh_shape
 from jepa_jax.masks import Masks
 from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
 from jepa_jax.training.checkpoints import with_sharding
@@ -33,12 +34,14 @@ class Compilation:
       memory: bytes a chip by kind; without the temporary ones if it does not fit and the compiler
         does not tell.
       traffic: collectives by kind; empty if it does not fit.
+      moves: large copies, and logits in memory; none if it does not fit.
     """
 
     fits: bool
     seconds: float
     memory: dict[str, int]
     traffic: dict[str, Traffic]
+    moves: tuple[Move, ...] = ()
 
 
 def compile_step(config: ConfigDict, devices: list) -> Compilation:
@@ -68,7 +71,10 @@ def compile_step(config: ConfigDict, devices: list) -> Compilation:
     needed = compiled.memory_analysis()
     memory[TEMPORARY] = needed.temp_size_in_bytes
     memory["program"] = needed.generated_code_size_in_bytes
-    return Compilation(True, seconds, memory, collectives(compiled.as_text()))
+    program, spec = compiled.as_text(), mask_spec(config)
+    lengths = {math.prod(grid(config)), spec.num_context, spec.block_length}
+    lengths.add(spec.num_context + spec.block_length)
+    return Compilation(True, seconds, memory, collectives(program), tuple(moves(program, lengths)))
 
 
 def batch_shapes(config: ConfigDict, mesh: jax.sharding.Mesh) -> ijepa.Batch:
