@@ -1,6 +1,7 @@
 """The kernels behind the one attention give what is written out, and go where they can."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +49,9 @@ def on_cudnn(monkeypatch):
 
     _of_jax = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", written_out)
-    monkeypatch.setattr(seam, "_device", lambda: FakeDevice("gpu"))
+    monkeypatch.setattr(seam, "platform", lambda: "gpu")
     monkeypatch.setattr(seam, "cudnn_takes", lambda query: True)
     return asked
-
-
-class FakeDevice:
-    def __init__(self, platform: str, compute_capability: str = ""):
-        self.platform, self.compute_capability = platform, compute_capability
 
 
 LENGTHS = [None, jnp.asarray([5, 12, 9], jnp.int32)]
@@ -91,8 +87,10 @@ def test_cudnn_serves_blocks_of_one_pass(on_cudnn):
 def test_where_cudnn_does_not_take_it_it_is_written_out(
     monkeypatch, capability, dtype, width, taken
 ):
-    monkeypatch.setattr(seam, "_device", lambda: FakeDevice("gpu"))
-    monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice("gpu", capability)])
+    monkeypatch.setattr(seam, "platform", lambda: "gpu")
+    monkeypatch.setattr(
+        jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)]
+    )
     query, key, _ = arrays(2, 2, width=width, dtype=dtype)
     for choice in ("auto", "fused"):
         assert kernel(choice, query, key).__name__ == ("cudnn" if taken else "xla")
@@ -100,7 +98,7 @@ def test_where_cudnn_does_not_take_it_it_is_written_out(
 
 
 def test_a_tpu_splashes_long_sequences(monkeypatch):
-    monkeypatch.setattr(seam, "_device", lambda: FakeDevice("tpu"))
+    monkeypatch.setattr(seam, "platform", lambda: "tpu")
     long, short = (jnp.zeros((1, 1, tokens, 8)) for tokens in (seam.SPLASH_FROM, 256))
     assert kernel("auto", long, long) is splash
     assert kernel("auto", short, short) is seam.xla
@@ -116,7 +114,7 @@ def test_splash_is_the_same(length):
 
 
 def test_splash_serves_blocks_of_one_pass(monkeypatch):
-    monkeypatch.setattr(seam, "_device", lambda: FakeDevice("tpu"))
+    monkeypatch.setattr(seam, "platform", lambda: "tpu")
     qkv, length = arrays(10, 10, heads=1), jnp.asarray([[3, 1], [2, 2], [3, 3]], jnp.int32)
     monkeypatch.setattr(seam, "splash", interpreted)
     found = attention_by_block(*qkv, length, 3, "fused")

@@ -1,7 +1,6 @@
 """Scaled dot-product attention: the one place where a backend's kernels enter."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.models.attention_kernels import cudnn, cudnn_takes, splash
+from jepa_jax.models.platform import platform
 
 # xla: logits and softmax written out, for XLA to fuse | fused: the backend's kernel, where it has
 # one that takes these sizes | auto: that kernel, where it should be faster
@@ -37,20 +37,15 @@ def attention(
 
 def kernel(choice: str, query: Array, key: Array) -> Callable[..., Array]:
     """What `attention` is for arrays of these sizes, on the devices of the mesh or machine."""
-    platform = _device().platform
+    backend = platform()
     if choice == "xla":
         return xla
-    if platform == "tpu" and (choice == "fused" or key.shape[2] >= SPLASH_FROM):
+    if backend == "tpu" and (choice == "fused" or key.shape[2] >= SPLASH_FROM):
         # In what each replica accumulates by itself, XLA can't split a kernel once more.
         return xla if jax.sharding.get_abstract_mesh().manual_axes else splash
-    if platform == "gpu" and cudnn_takes(query):
+    if backend == "gpu" and cudnn_takes(query):
         return cudnn
     return xla
-
-
-def _device() -> Any:
-    """One that what is traced now is for: also of a TPU that is only compiled for."""
-    return jax.sharding.get_abstract_mesh().abstract_device or jax.local_devices()[0]
 
 
 def xla(query: Array, key: Array, value: Array, length: Array | None) -> Array:

@@ -1,5 +1,6 @@
 """The pre-norm transformer that the encoder and the predictor share."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 
 from jepa_jax.models.activation_sharding import split_as_kernel, split_by_batch
 from jepa_jax.models.attention import attention, attention_by_block
+from jepa_jax.models.platform import platform
 
 # What the reference trained: every weight is drawn with σ = .02 (its truncation at ±2 is a hundred
 # σ away), after a depth-dependent rescaling that a second initialisation overwrites.
@@ -22,6 +24,33 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
+# What is cheaper to compute again than to keep for the backward pass: the latter costs a trip to
+# memory and back for each step on the way. Merging both passes again would undo it; in a scan,
+# where that matters, XLA can't.
+again = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+def along_rows(vector: Float[Array, " D"], shape: tuple[int, ...]) -> Float[Array, "... D"]:
+    """The vector for each of the rows of an array of this shape.
+
+    On a CPU its gradient, a sum over rows, is a product of matrices: XLA's sums are slow there.
+    """
+    if platform() != "cpu":
+        return jnp.broadcast_to(vector, shape)
+    return _repeated(math.prod(shape[:-1]), vector).reshape(shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _repeated(rows: int, vector: Array) -> Array:
+    return jnp.broadcast_to(vector, (rows, vector.size))
+
+
+def _sum_of_rows(rows: int, _: None, gradient: Array) -> tuple[Array]:
+    return ((jnp.ones((1, rows), gradient.dtype) @ gradient)[0],)
+
+
+_repeated.defvjp(lambda rows, vector: (_repeated(rows, vector), None), _sum_of_rows)
+
 
 class LayerNorm(nn.Module):
     """Layer norm over the last axis, in float32; the result is of `dtype`."""
@@ -32,11 +61,22 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
-        return (normal * scale[None, None] + bias[None, None]).astype(self.dtype)
+        return _layer_norm(x.astype(jnp.float32), scale, bias).astype(self.dtype)
+
+
+@again
+def _layer_norm(x: Array, scale: Array, bias: Array) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+    return normal * along_rows(scale, x.shape) + along_rows(bias, x.shape)
+
+
+@again
+def _gelu(x: Array) -> Array:
+    """With the error function itself: of its complement, JAX's choice, XLA computes two forms."""
+    real = x.astype(jnp.float32)
+    return (0.5 * real * (1 + jax.lax.erf(real * math.sqrt(0.5)))).astype(x.dtype)
 
 
 class Dense(nn.Module):
@@ -60,12 +100,13 @@ class Dense(nn.Module):
             for array, shape in (
                 (x, (math.prod(leading), -1)),
                 (kernel, (math.prod(inputs), -1)),
-                (bias, (1, -1)),
+                (bias, (-1,)),
             )
         )
         if kernel.ndim > 2:
             matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
-        return (tokens @ matrix + offset).reshape(*leading, *self.outputs)
+        product = tokens @ matrix
+        return (product + along_rows(offset, product.shape)).reshape(*leading, *self.outputs)
 
 
 class SelfAttention(nn.Module):
@@ -105,7 +146,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         hidden = Dense((self.hidden,), self.dtype, name="hidden")(x)
-        hidden = nn.gelu(hidden, approximate=False)
+        hidden = _gelu(hidden)
         return Dense((x.shape[-1],), self.dtype, name="output")(hidden)
 
 

@@ -12,6 +12,7 @@ from jepa_jax.ijepa import IJEPA, State, train_step
 from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder
 from jepa_jax.optim import AdamW, Schedules
+from jepa_jax.parallel.compiler import compiler_options
 
 PURPOSES = ("init", "masks", "flow", "drawing")
 
@@ -31,7 +32,14 @@ def jit_step(sharding: State) -> Callable:
 
     To be called, or lowered, with the mesh of the sharding set by `jax.set_mesh`.
     """
-    return jax.jit(train_step, static_argnums=0, donate_argnums=1, out_shardings=(sharding, None))
+    device = jax.tree.leaves(sharding)[0].mesh.devices.flat[0]
+    return jax.jit(
+        train_step,
+        static_argnums=0,
+        donate_argnums=1,
+        out_shardings=(sharding, None),
+        compiler_options=compiler_options(device.platform),
+    )
 
 
 def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
