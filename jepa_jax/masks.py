@@ -43,6 +43,7 @@ STYLES = {
 CONTEXT_CHOICES = ("random", "raster", "block")
 
 MAX_TRIES = 100  # draws for an image before it takes the one that is known to do
+RANDOM_BITS = 23  # of a random number in [0, 1)
 SURVEY = 2048  # draws that decide whether a setting is possible
 LEAST_SHARE = 0.1  # of the draws that must leave enough context: redrawing shall not bend them
 
@@ -194,7 +195,15 @@ def _sample_one(key: Array, position: Array, spec: MaskSpec) -> Masks:
     drawn = jax.tree.map(lambda new, spare: jnp.where(found, new, spare), drawn, survey(spec).spare)
 
     rank = _context_rank(_key(key, position, MAX_TRIES), drawn.context, spec)
-    order = jnp.argsort(jnp.where(drawn.context, rank, jnp.inf))
+    if spec.context_choice == "random":
+        # Rank and patch in one whole number: XLA sorts those five times as fast as pairs.
+        bits = (spec.num_patches - 1).bit_length()
+        whole = (rank * 2**RANDOM_BITS).astype(jnp.uint32) >> max(0, RANDOM_BITS + bits - 32)
+        pair = whole << bits | jnp.arange(spec.num_patches, dtype=jnp.uint32)
+        pair = jnp.sort(jnp.where(drawn.context, pair, jnp.uint32(2**32 - 1)))
+        order = pair & jnp.uint32(2**bits - 1)
+    else:
+        order = jnp.argsort(jnp.where(drawn.context, rank, jnp.inf))
     context = jnp.sort(order[: spec.num_context]).astype(jnp.int32)
     return Masks(context, drawn.targets, drawn.target_length)
 
