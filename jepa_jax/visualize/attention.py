@@ -40,7 +40,7 @@ def attention_weights(
         ijepa.encode(backbone, params, images)
     # Blocks are scanned, out of which nothing is heard: they are called again one by one.
     x, blocks = tokens[0], params["transformer"]["blocks"]
-    module = Block(encoder.heads, encoder.mlp_ratio, encoder.dtype)
+    module = Block(encoder.heads, encoder.mlp_ratio, encoder.dtype, kernel="xla")
     for i in range(block % encoder.depth + 1):
         (x, _), heard = module.apply(
             {"params": jax.tree.map(lambda stacked, i=i: stacked[i], blocks)},
