@@ -55,7 +55,7 @@ def main() -> int:
     code = FINISHED
     if not SUMMARY.value:
         code = run_study(share(runs, PART.value), epath.Path(OUT.value), records)
-    title = f"# {(study.__doc__ or os.path.basename(path)).strip().splitlines()[0]}"
+    title = (study.__doc__ or os.path.basename(path)).strip().splitlines()[0].rstrip(".")
     said = [arg for arg in sys.argv[1:] if not arg.startswith(("--part", "--summary"))]
     page = summarize(title, shlex.join(["python", "launch/study.py", *said]), runs, records)
     print(f"compared in {page}" if page else "no run is finished, and there is nothing to compare")

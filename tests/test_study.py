@@ -137,7 +137,7 @@ def test_the_page_compares_with_the_centre(done, tmp_path):
         curve = [{"step": step, "knn": knn, "linear": 0.5} for step in (1, 2, 3)]
         changed = {"curve": curve, "factor": "" if name == "centre.0" else "context"}
         (folder / f"{name}.json").write_text(json.dumps(record | changed | {"accuracy": accuracy}))
-    page = summarize("# Digits", "python launch/study.py", runs, folder)
+    page = summarize("Digits", "python launch/study.py", runs, folder)
     text = page.read_text()
     assert "| context | K = 2 | 62.5 | +12.5 | 75.0 | +0.0 | 1 |" in text
     for picture in ("results.png", "curves.png"):

@@ -52,7 +52,7 @@ def draw_curves(found, path: epath.Path) -> bool:
     lines = [(each, rows) for each, rows in lines if len(rows) > 2]
     if not lines:
         return False
-    fig = figures.figure(7.0, 3.0)
+    fig = figures.figure(7.0, 3.3)
     axes = fig.subplots(1, len(PROBES), squeeze=False)[0]
     for axis, (probe, (label, _)) in zip(axes, reversed(PROBES.items()), strict=True):
         seen = set()
@@ -69,7 +69,9 @@ def draw_curves(found, path: epath.Path) -> bool:
         axis.tick_params(labelsize=8, colors="#666666")
         axis.grid(axis="y", color="#eeeeee", linewidth=0.6)
         axis.set_axisbelow(True)
-    axes[0].legend(frameon=False, fontsize=7, labelcolor=figures.INK)
+    handles, names = axes[0].get_legend_handles_labels()
+    place = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": 7}
+    fig.legend(handles, names, labelcolor=figures.INK, **place)
     figures.save(fig, path)
     return True
 

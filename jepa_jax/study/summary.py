@@ -63,7 +63,7 @@ def summarize(
     draw(found, records / "results.png")
     curves = draw_curves(found, records / "curves.png")
     parts = [
-        title.strip(),
+        f"# {title}",
         f"```bash\n{command}\n```",
         *_circumstances(found),
         table(found),
