@@ -72,11 +72,11 @@ def test_attention_is_that_of_the_encoder(run, monkeypatch):
     found = [attention_weights(encoder.backbone, encoder.params, images, i) for i in (0, -1)]
     seen = []
 
-    def heard(query, key, value, length):
+    def heard(query, key, value, length, kernel):
         # Values that are the unit vectors make the weights the result.
         unit = jnp.broadcast_to(jnp.eye(key.shape[2]), (*key.shape[:3], key.shape[2]))
         jax.debug.callback(seen.append, attention(query, key, unit), ordered=True)
-        return attention(query, key, value, length)
+        return attention(query, key, value, length, kernel)
 
     monkeypatch.setattr(transformer, "attention", heard)
     jax.clear_caches()
