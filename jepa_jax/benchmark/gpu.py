@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.benchmark.contender import WARM_UP, Contender, OutOfMemory, take_turns
 from jepa_jax.benchmark.step import OURS, STYLES, check_same, our_contender, peer_contender
+from jepa_jax.config import changed
 from jepa_jax.errors import UserError
 from jepa_jax.training.jsonlines import JsonLines
 
@@ -104,17 +105,12 @@ def _sides(
     """By name: what makes a contender for a batch."""
 
     def sized(batch: int, **changes: str) -> ConfigDict:
-        own = config.copy_and_resolve_references()
-        with own.unlocked():
-            own.train.batch_size = batch
-            own.train.accumulate = 1
-            own.update_from_flattened_dict(changes)
-        return own
+        return changed(config, {"train.batch_size": batch, "train.accumulate": 1, **changes})
 
     def ours(remat: str) -> Callable[[int], Contender]:
         def make(batch: int) -> Contender:
-            changed = sized(batch, **{"model.remat": remat})
-            return our_contender(_name(remat), changed, folder, environment=ONE_GPU)
+            own = sized(batch, **{"model.remat": remat})
+            return our_contender(_name(remat), own, folder, environment=ONE_GPU)
 
         return make
 
