@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jepa_jax.data.joined import JoinedSource
-from jepa_jax.data.protocol import Example, Indices, Labels, Source
+from jepa_jax.data.protocol import Example, Indices, Labels, Source, View
 from jepa_jax.errors import UserError, did_you_mean
 
 # What a part may say otherwise than `data` does; `weight`, by default 1, is its alone.
@@ -65,22 +65,13 @@ def split_in(part: Part, data: ConfigDict, split: str) -> str:
 
 
 @dataclass(frozen=True)
-class StretchedSource:
+class StretchedSource(View):
     """A source gone through evenly until there are `length` examples, in its order.
 
     Each comes equally often, or once more; those that do are spread over the whole of it.
     """
 
-    source: Source
     length: int
-
-    @property
-    def labelled(self) -> bool:
-        return self.source.labelled
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self.source.classes
 
     def __len__(self) -> int:
         return self.length

@@ -1,5 +1,6 @@
 """What a source of images is: a random-access list of examples, labelled or not."""
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -35,3 +36,18 @@ class Source(Protocol):
     def labels(self, indices: Indices) -> Labels:
         """The labels of the examples at `indices`. Only for a labelled source."""
         ...
+
+
+@dataclass(frozen=True)
+class View:
+    """The beginning of a source that shows another one otherwise; labels stay as they are."""
+
+    source: Source
+
+    @property
+    def labelled(self) -> bool:
+        return self.source.labelled
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.source.classes

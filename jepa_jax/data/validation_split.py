@@ -8,26 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_jax.data.names import Names
-from jepa_jax.data.protocol import Example, Indices, Labels, Source
+from jepa_jax.data.protocol import Example, Indices, Labels, Source, View
 from jepa_jax.errors import UserError
 
 SEED = 0  # the same images are held out in runs of all seeds
 
 
 @dataclass(frozen=True)
-class ChosenSource:
+class ChosenSource(View):
     """Some examples of a source, in its order."""
 
-    source: Source
     index: Indices
-
-    @property
-    def labelled(self) -> bool:
-        return self.source.labelled
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self.source.classes
 
     @property
     def names(self) -> Names | None:
