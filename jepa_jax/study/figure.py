@@ -4,6 +4,7 @@ import statistics
 
 from etils import epath
 
+from jepa_jax.study.plan import full_name
 from jepa_jax.visualize import figures
 from jepa_jax.visualize.curves import PROBES
 
@@ -33,7 +34,7 @@ def draw(found, path: epath.Path) -> None:
         axis.tick_params(labelsize=8, colors="#666666", length=0)
         axis.grid(color="#eeeeee", linewidth=0.6)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(found)), [_name(each) for each in found])
+    axes[0].set_yticks(range(len(found)), [full_name(each.factor, each.variant) for each in found])
     axes[0].set_ylim(len(found) - 0.5, -0.5)
     figures.save(fig, path)
 
@@ -57,7 +58,7 @@ def draw_curves(found, path: epath.Path) -> bool:
     for axis, (probe, (label, _)) in zip(axes, reversed(PROBES.items()), strict=True):
         seen = set()
         for each, rows in lines:
-            name = _name(each)
+            name = full_name(each.factor, each.variant)
             steps, scores = [row["step"] for row in rows], [100 * row[probe] for row in rows]
             color = f"C{found.index(each)}"
             shown = None if name in seen else name
@@ -74,7 +75,3 @@ def draw_curves(found, path: epath.Path) -> bool:
     fig.legend(handles, names, labelcolor=figures.INK, **place)
     figures.save(fig, path)
     return True
-
-
-def _name(each) -> str:
-    return f"{each.factor}: {each.variant}" if each.factor else each.variant

@@ -36,6 +36,11 @@ class Planned:
         return f"{re.sub(r'[^a-zA-Z0-9.]+', '_', words).strip('_')}.{self.seed}"
 
 
+def full_name(factor: str, variant: str) -> str:
+    """What a variant is called; the centre has no factor."""
+    return f"{factor}: {variant}" if factor else variant
+
+
 def plan(
     config: ConfigDict, factors: Factors, seeds: Sequence[int] = (0,), only: Sequence[str] = ()
 ) -> list[Planned]:
@@ -55,14 +60,14 @@ def plan(
     }
     if unfit := [name for key in chosen for name in key if "," in name]:
         raise UserError(f"the study has {unfit[0]!r}: commas part the names of --only, use none")
-    known = {key: {*key, ": ".join(key)} - {""} for key in chosen}
-    for word in only:
-        if not any(word in names for names in known.values()):
-            names = dict.fromkeys(name for key in chosen for name in (*key, ": ".join(key)) if name)
-            raise UserError(f"the study has no {word!r}{did_you_mean(word, list(names))}")
+    known = {key: {*key, full_name(*key)} - {""} for key in chosen}
+    names = set().union(*known.values())
+    if unknown := [word for word in only if word not in names]:
+        near = did_you_mean(unknown[0], sorted(names))
+        raise UserError(f"the study has no {unknown[0]!r}{near}")
     wanted = {key: chosen[key] for key in chosen if not only or known[key] & set(only)}
     runs = [
-        Planned(*key, seed, changes, _changed(config, changes, seed, ": ".join(filter(None, key))))
+        Planned(*key, seed, changes, _changed(config, changes, seed, full_name(*key)))
         for seed in seeds
         for key, changes in wanted.items()
     ]
