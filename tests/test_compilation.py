@@ -11,6 +11,7 @@ import pytest
 
 from jepa_jax.compilation.chips import topology_devices
 from jepa_jax.compilation.collectives import Traffic, collectives
+from jepa_jax.compilation.hlo import parse
 from jepa_jax.compilation.moves import moves
 from jepa_jax.compilation.search import largest
 from jepa_jax.errors import UserError
@@ -76,7 +77,7 @@ ENTRY %main (p.5: f32[4]) -> f32[4] {
 
 
 def test_a_ring_inside_a_scan_counts_once_a_layer():
-    found = collectives(RING)
+    found = collectives(parse(RING))
     assert found["all-gather"] == Traffic(6 + 1, 6 * 2 * (8 * 64 * 2) + 8 * 4 * 4)
     assert found["reduce-scatter"] == Traffic(1, 8 * 4 * 4)  # its operand, not the small result
     assert set(found) == {"all-gather", "reduce-scatter"}
@@ -90,7 +91,7 @@ def test_the_pieces_of_one_overlapped_gather_count_once():
     )
     ours, another = '{chain_id="3"}', '{async_collective_name="all-gather-start.1"}'
     body = "".join(map(gather.format, range(4), (ours, ours, ours, another)))
-    assert collectives(f"ENTRY %main () -> f32[4] {{\n{body}}}\n")["all-gather"].count == 2
+    assert collectives(parse(f"ENTRY %main () -> f32[4] {{\n{body}}}\n"))["all-gather"].count == 2
 
 
 def test_what_leaves_a_slice_is_told_apart():
@@ -101,7 +102,7 @@ is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla
 ,_xla_megascale_reduce_operation="SUM",_xla_megascale_transfer_type="ALL_REDUCE"}
   %other = (f32[2]{0}, u32[], token[]) send(%g, %after), channel_id=46, is_host_transfer=true
 """
-    found = collectives(f"ENTRY %main () -> f32[4] {{{body}}}\n")
+    found = collectives(parse(f"ENTRY %main () -> f32[4] {{{body}}}\n"))
     assert found == {"all-reduce between slices": Traffic(1, 18 * 8 * 128 * 4)}
 
 
@@ -126,7 +127,7 @@ backend_config={"known_trip_count":{"n":"5"}}
 
 
 def test_copies_and_logits_in_memory_are_told():
-    found = moves(MOVED, {48}, least=1000)
+    found = moves(parse(MOVED), {48}, least=1000)
     logits = 2 * 3 * 48 * 48 * 4
     assert [(each.what, each.times, each.bytes) for each in found] == [
         ("float32 logits", 5, 5 * (logits + 2 * 3 * 4)),

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from jepa_jax.compilation.collectives import _ARRAY, _bytes, _called, _parse, _trip_count
+from jepa_jax.compilation.hlo import ARRAY, Program, body_of, bytes_of, called, trip_count
 
 LEAST = 16 * 2**20  # bytes
 # A TPU's fast memory, in layouts such as {1,0:T(8,128)S(1)}.
@@ -34,8 +34,8 @@ class Move:
         return FAST in self.result.rsplit("[", 1)[-1]
 
 
-def moves(hlo: str, lengths: set[int], least: int = LEAST) -> list[Move]:
-    """Those of a compiled module that write so many bytes or more at a time, the most first.
+def moves(program: Program, lengths: set[int], least: int = LEAST) -> list[Move]:
+    """Those of a program that write so many bytes or more at a time, the most first.
 
     Copies are those to another layout; what fetches an array ahead into fast memory is none.
     Inside of fusions nothing is written.
@@ -43,20 +43,18 @@ def moves(hlo: str, lengths: set[int], least: int = LEAST) -> list[Move]:
     Args:
       lengths: of the sequences that attend: arrays of float32 (…, a, b) are their logits.
     """
-    computations, entry = _parse(hlo)
     found: list[Move] = []
 
     def visit(name: str, times: int) -> None:
-        for each in computations.get(name, ()):
+        for each in program.computations.get(name, ()):
             if each.operation == "while":
-                body = re.search(r"body=%?([\w.-]+)", each.rest)[1]
-                visit(body, times * _trip_count(each, computations))
+                visit(body_of(each), times * trip_count(each, program))
                 continue
             if each.operation in ("call", "conditional"):
-                for called in _called(each):
-                    visit(called, times)
+                for callee in called(each):
+                    visit(callee, times)
             what = _what(each.operation, each.result, lengths)
-            size = _bytes(each.result)
+            size = bytes_of(each.result)
             if what and "dynamic-update-slice" in each.name:  # in place, a layer of a stack
                 size //= int(re.search(r"\[(\d+)", each.result)[1])
             if what and size >= least:
@@ -64,7 +62,7 @@ def moves(hlo: str, lengths: set[int], least: int = LEAST) -> list[Move]:
                 place = where[1] if where else ""
                 found.append(Move(what, each.result, times, times * size, place))
 
-    visit(entry, 1)
+    visit(program.entry, 1)
     return sorted(found, key=lambda move: -move.bytes)
 
 
@@ -72,7 +70,7 @@ def _what(operation: str, result: str, lengths: set[int]) -> str | None:
     if operation in ("copy", "transpose"):
         return operation
     if operation in ("fusion", "custom-call", "dot", "convolution"):
-        for kind, shape in _ARRAY.findall(result):
+        for kind, shape in ARRAY.findall(result):
             sizes = [int(size) for size in shape.split(",") if size]
             if kind == "f32" and len(sizes) >= 4 and lengths >= set(sizes[-2:]):
                 return "float32 logits"

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
 from jepa_jax.compilation.collectives import Traffic, collectives
+from jepa_jax.compilation.hlo import parse
 from jepa_jax.compilation.moves import Move, moves
 from jepa_jax.config import grid, mask_spec, mesh_shape
 from jepa_jax.masks import Masks
@@ -71,7 +72,7 @@ def compile_step(config: ConfigDict, devices: list) -> Compilation:
     needed = compiled.memory_analysis()
     memory[TEMPORARY] = needed.temp_size_in_bytes
     memory["program"] = needed.generated_code_size_in_bytes
-    program, spec = compiled.as_text(), mask_spec(config)
+    program, spec = parse(compiled.as_text()), mask_spec(config)
     lengths = {math.prod(grid(config)), spec.num_context, spec.block_length}
     lengths.add(spec.num_context + spec.block_length)
     return Compilation(True, seconds, memory, collectives(program), tuple(moves(program, lengths)))
