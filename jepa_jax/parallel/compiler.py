@@ -5,7 +5,7 @@ import functools
 import jax
 
 OPTIONS = {
-    # Products of float32 matrices by Eigen, not YNNPACK, which takes several times as long.
+    # Products of float32 matrices by Eigen, not YNNPACK: a twentieth of a step of ViT-Ti/16.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
 }
 
