@@ -95,6 +95,6 @@ def report(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     found = exponents(rows)
     console.print(
-        f"a step takes time ∝ {rows[0]['over']}^{found['seconds']:.2f};"
+        f"a step takes time ∝ {rows[0]['over']}^{found['seconds']:z.2f};"
         f" by its FLOPs it would be {found['flops']:.2f}"
     )

@@ -224,6 +224,8 @@ class Transformer(nn.Module):
             "split_rngs": {"params": True},
             "length": self.depth,
             "unroll": min(self.unroll, self.depth),
+            # One tracing less; and with the check newer flax refuses callbacks within a block.
+            "check_constancy_invariants": False,
         }
         sizes = self.heads, self.mlp_ratio, self.dtype, self.kernel, self.block
         norm = LayerNorm(jnp.float32, name="norm")
