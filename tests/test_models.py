@@ -13,6 +13,14 @@ from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.transformer import Transformer
 from jepa_jax.models.vit import Encoder
 
+# Of how a network is computed, not what.
+CHANGES = [
+    {"remat": "dots"},
+    {"remat": "full"},
+    {"unroll": 2},
+    {"unroll": 2, "remat": "full"},
+]
+
 
 def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -108,7 +116,7 @@ def test_order_of_the_context_does_not_matter(encoder):
     np.testing.assert_allclose(one, other[:, ::-1], atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 2}])
+@pytest.mark.parametrize("change", CHANGES)
 def test_how_it_is_computed_changes_nothing(encoder, change: dict):
     module, params = encoder
 
@@ -218,7 +226,7 @@ def test_prediction_depends_on_context_and_position(predictor):
     assert (before[0, 0, 0] != before[0, 0, 1]).any()
 
 
-@pytest.mark.parametrize("change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 2}])
+@pytest.mark.parametrize("change", CHANGES)
 def test_how_predictions_are_computed_changes_nothing(predictor, change: dict):
     module, params, arguments = predictor
 
@@ -262,11 +270,11 @@ def test_one_pass_has_the_same_parameters_and_keeps_blocks_apart(predictor):
     np.testing.assert_array_equal(before[0, 1, 0], padded[0, 1, 0])
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-def test_the_last_tokens_alone_are_those_among_all(depth: int):
+@pytest.mark.parametrize(("depth", "unroll"), [(1, 1), (3, 1), (3, 3)])
+def test_the_last_tokens_alone_are_those_among_all(depth: int, unroll: int):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 16)), jnp.float32)
     length = jnp.asarray([5, 4], jnp.int32)
-    module = Transformer(depth, heads=2)
+    module = Transformer(depth, heads=2, unroll=unroll)
     params = jax.tree.map(lambda leaf: 10 * leaf, module.init(jax.random.key(0), x, length))
     alone = module.apply(params, x, length, last=2)
     everyone = module.apply(params, x, length)

@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,9 +27,8 @@ REMAT_POLICIES = {
 }
 
 # What is cheaper to compute again than to keep for the backward pass: the latter costs a trip to
-# memory and back for each step on the way. Merging both passes again would undo it; in a scan,
-# where that matters, XLA can't.
-again = functools.partial(jax.checkpoint, prevent_cse=False)
+# memory and back for each step on the way.
+again = jax.checkpoint
 
 
 def along_rows(vector: Float[Array, " D"], shape: tuple[int, ...]) -> Float[Array, "... D"]:
@@ -215,54 +216,47 @@ class Transformer(nn.Module):
           last: only so many of the last tokens are wanted, 0 for all; layers is 1 then. In the last
             block the others cost only their keys and values.
         """
-        block = Block
-        if self.remat != "none":
-            # Inside a scan the compiler cannot merge the recomputation with the forward pass.
-            block = nn.remat(block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        scan = {
-            "variable_axes": {"params": 0, "drop_path": 0},
-            "split_rngs": {"params": True},
-            "length": self.depth,
-            "unroll": min(self.unroll, self.depth),
-            # One tracing less; and with the check newer flax refuses callbacks within a block.
-            "check_constancy_invariants": False,
-        }
         sizes = self.heads, self.mlp_ratio, self.dtype, self.kernel, self.block
         norm = LayerNorm(jnp.float32, name="norm")
         x = split_by_batch(x)
-        if last and not self.is_initializing():
-            earlier = block(*sizes, parent=None)
-            return norm(self._last_tokens(earlier, earlier.clone(last=last), x, length))
-        if layers == 1:
-            x, _ = nn.scan(block, in_axes=nn.broadcast, **scan)(*sizes, name="blocks")(x, length)
+        if self.is_initializing():
+            of_params = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+            stack = nn.scan(Block, in_axes=nn.broadcast, length=self.depth, **of_params)
+            x, _ = stack(*sizes, name="blocks")(x, length)
             return norm(x[:, -last:])
-        stack = nn.scan(_keeping(self.depth - layers, length), **scan)
-        kept = jnp.zeros((layers, *x.shape), x.dtype)
-        (_, kept), _ = stack(block(*sizes, name="blocks"), (x, kept), jnp.arange(self.depth))
-        return jnp.concatenate([norm(tokens) for tokens in kept], axis=-1)
 
-    def _last_tokens(
-        self, block: nn.Module, final: nn.Module, x: Float[Array, "B N D"], length
-    ) -> Float[Array, "B last D"]:
-        """The blocks on the same stacked parameters, the last of them, `final`, by itself."""
-        stacked = self.variables["params"]["blocks"]
+        variables = {kind: tree["blocks"] for kind, tree in self.variables.items()}
+        block, final = (self._block(Block(*sizes, own, parent=None), length) for own in (0, last))
+        apart = 1 if last else layers if layers > 1 else 0  # of the last blocks
+        # Of a scan, what the backward pass needs is copied to arrays of all turns, and back.
+        scanned = self.depth - apart if self.unroll < self.depth else 0
+        stacked, others = _split(variables, scanned)
+        if scanned:
+            turn = lambda x, own: (block(x, own), None)  # noqa: E731
+            x, _ = jax.lax.scan(turn, x, stacked, unroll=min(self.unroll, scanned))
+        tokens = [x]
+        for own in others:
+            tokens.append((final if own is others[-1] else block)(tokens[-1], own))
+        return jnp.concatenate([norm(x) for x in tokens[-layers:]], axis=-1)
 
-        def apply(x, params):
-            return block.apply({"params": params}, x, length)
+    def _block(self, block: Block, length: Array | None) -> Callable[[Array, Any], Array]:
+        """As a function of tokens and variables."""
 
-        earlier = jax.tree.map(lambda leaf: leaf[:-1], stacked)
-        x, _ = jax.lax.scan(apply, x, earlier, unroll=min(self.unroll, max(1, self.depth - 1)))
-        x, _ = final.apply({"params": jax.tree.map(lambda leaf: leaf[-1], stacked)}, x, length)
-        return x
+        def apply(x, variables):
+            return block.apply(variables, x, length)[0]
+
+        if self.remat == "none":
+            return apply
+        return jax.checkpoint(apply, policy=REMAT_POLICIES[self.remat])
 
 
-def _keeping(first: int, length: Int[Array, " B"] | None):
-    """The body of a scan over blocks that keeps the tokens from block `first` on."""
+def _split(stacked: Any, first: int) -> tuple[Any, list[Any]]:
+    """The first so many blocks' variables, still stacked, and those of each of the others.
 
-    def body(block: nn.Module, carry: tuple[Array, Array], number: Array):
-        x, _ = block(carry[0], length)
-        # Earlier ones go to the first place too, until one that is kept comes over them.
-        place = jnp.maximum(number - first, 0)
-        return (x, jax.lax.dynamic_update_index_in_dim(carry[1], x, place, 0)), None
-
-    return body
+    The gradient is put together at once, not added up from blocks with zeros around them.
+    """
+    leaves, structure = jax.tree.flatten(stacked)
+    sizes = [first] + [1] * (len(leaves[0]) - first)
+    parts = zip(*(jax.lax.split(leaf, sizes) for leaf in leaves), strict=True)
+    stacked, *others = (structure.unflatten(part) for part in parts)
+    return stacked, [jax.tree.map(lambda leaf: leaf[0], own) for own in others]
