@@ -45,6 +45,7 @@ TOGETHER = cli.process_flags()
 def main() -> int:
     from jepa_jax.config import changed
     from jepa_jax.errors import UserError
+    from jepa_jax.parallel.host_memory import keep_freed_memory
     from jepa_jax.rescale import rescaling
     from jepa_jax.training.loop import train
 
@@ -52,6 +53,7 @@ def main() -> int:
         raise UserError(
             "give a recipe and a folder: --config=configs/digits.py --workdir=runs/digits"
         )
+    keep_freed_memory()
     config = CONFIG.value
     if RESCALE.value:
         changes = rescaling(config, RESCALE.value)

@@ -26,6 +26,7 @@ from jepa_jax.data.sources import open_source
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.flops import step_flops
+from jepa_jax.parallel.host_memory import keep_freed_memory
 from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
 from jepa_jax.training.batches import to_devices, train_batches
 from jepa_jax.training.ledger import Ledger
@@ -136,6 +137,7 @@ class Training:
 
 
 def main(path: str) -> None:
+    keep_freed_memory()
     try:
         training = Training(pickle.loads(pathlib.Path(path).read_bytes()))
         actions = {"steps": training.round, "input": training.input}
