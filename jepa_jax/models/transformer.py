@@ -195,7 +195,7 @@ class Transformer(nn.Module):
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
-    unroll: int = 1  # blocks compiled in one turn of the scan
+    unroll: int = 1  # blocks compiled in one turn of the scan; all of them are not scanned
     kernel: str = "auto"  # of attention, see there
     block: int = 0  # tokens of a target block, if [context | M blocks] go through together
 
