@@ -138,6 +138,17 @@ def test_copies_and_logits_in_memory_are_told():
     assert found[-1].where == "jit(f)/while/body/qkv/add"
 
 
+def test_copies_of_blocks_that_are_not_scanned_are_told_together():
+    copy = '  %turned.{} = bf16[64,48]{{0,1}} copy(%x), metadata={{op_name="jit(f)/{}/add"}}\n'
+    body = "".join(copy.format(i, place) for i, place in enumerate(("qkv", "mlp", "qkv")))
+    found = moves(parse(f"ENTRY %main (p.3: bf16[64,48]) -> f32[] {{\n{body}}}\n"), {48}, least=1)
+    size = 64 * 48 * 2
+    assert [(each.where, each.times, each.bytes) for each in found] == [
+        ("jit(f)/qkv/add", 2, 2 * size),
+        ("jit(f)/mlp/add", 1, size),
+    ]
+
+
 @pytest.mark.parametrize("limit", [0, 1, 5, 31, 32, 33, 200])
 def test_the_search_ends_within_a_sixteenth(limit: int):
     tried = {}

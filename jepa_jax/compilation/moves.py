@@ -12,7 +12,7 @@ FAST = "S(1)"
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """Arrays that are written in one step of the program and only there.
+    """Arrays of one kind that are written in one place of the model.
 
     Attributes:
       what: "copy", "transpose" or "float32 logits".
@@ -43,7 +43,7 @@ def moves(program: Program, lengths: set[int], least: int = LEAST) -> list[Move]
     Args:
       lengths: of the sequences that attend: arrays of float32 (…, a, b) are their logits.
     """
-    found: list[Move] = []
+    found: dict[tuple[str, str, str], Move] = {}
 
     def visit(name: str, times: int) -> None:
         for each in program.computations.get(name, ()):
@@ -60,10 +60,13 @@ def moves(program: Program, lengths: set[int], least: int = LEAST) -> list[Move]
             if what and size >= least:
                 where = re.search(r'op_name="([^"]*)"', each.rest)
                 place = where[1] if where else ""
-                found.append(Move(what, each.result, times, times * size, place))
+                same = what, each.result, place  # of a block that is no part of a scan
+                before = found.get(same, Move(what, each.result, 0, 0, place))
+                all_times, all_bytes = before.times + times, before.bytes + times * size
+                found[same] = Move(what, each.result, all_times, all_bytes, place)
 
     visit(program.entry, 1)
-    return sorted(found, key=lambda move: -move.bytes)
+    return sorted(found.values(), key=lambda move: -move.bytes)
 
 
 def _what(operation: str, result: str, lengths: set[int]) -> str | None:
