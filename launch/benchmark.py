@@ -9,8 +9,8 @@
     python launch/benchmark.py checkpoint --config=configs/vitb16.py --config.train.batch_size=64
     python launch/benchmark.py gpu --peer=torch --out=gpu.jsonl
 
-step: the recipe's training step on noise: images/s, MFU, compile time, memory, host time; and how
-  long it waits for the recipe's own images.
+step: the recipe's training step on noise: images/s, MFU, compile time, memory, host time (but on
+  a CPU); and how long it waits for the recipe's own images.
 scaling: the step as batch, tokens, depth or devices grow.
 attention: implementations, at the shape of the recipe's target encoder or another.
 masks: drawing them, and its share of a step.

@@ -37,6 +37,7 @@ def main() -> int:
 
     from jepa_jax.errors import UserError
     from jepa_jax.exits import FINISHED
+    from jepa_jax.parallel.host_memory import keep_freed_memory
     from jepa_jax.study.plan import open_study, plan
     from jepa_jax.study.run import run_study, share
     from jepa_jax.study.summary import summarize
@@ -54,6 +55,7 @@ def main() -> int:
     records = epath.Path(RESULTS.value or os.path.join(OUT.value, "results"))
     code = FINISHED
     if not SUMMARY.value:
+        keep_freed_memory()
         code = run_study(share(runs, PART.value), epath.Path(OUT.value), records)
     title = (study.__doc__ or os.path.basename(path)).strip().splitlines()[0].rstrip(".")
     said = [arg for arg in sys.argv[1:] if not arg.startswith(("--part", "--summary"))]

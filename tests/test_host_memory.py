@@ -1,6 +1,7 @@
 """Memory that is freed stays with the process, where the CPU computes."""
 
 import os
+import pathlib
 import platform
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from jepa_jax.parallel import host_memory
+from jepa_jax.parallel.cpu import xla_flags
 
 FAULTS = """
 import resource
@@ -18,16 +20,16 @@ import jax.numpy as jnp
 x = jnp.ones((64, 4096))
 step = jax.jit(lambda x: jnp.exp(x.T @ x) @ x.T)  # by way of 64 MB
 faults = []
-for _ in range(4):
+for _ in range(10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(kept, faults[-1])
+print(kept, min(faults))
 """
 
 
 def faults(call: str, platforms: str = "cpu") -> tuple[str, int]:
-    """Page faults of a step that needs 64 MB, the fourth of its kind."""
+    """Page faults of the step that has the fewest, of ten that need 64 MB."""
     result = subprocess.run(
         [sys.executable, "-c", FAULTS.format(call=call)],
         capture_output=True,
@@ -39,7 +41,14 @@ def faults(call: str, platforms: str = "cpu") -> tuple[str, int]:
     return kept, int(number)
 
 
+def huge_pages() -> bool:
+    """Whether the kernel gives pages of 2 MB to whoever asks for much."""
+    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.exists() and "[always]" in setting.read_text()
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is what is told")
+@pytest.mark.skipif(huge_pages(), reason="with pages of 2 MB there are few faults in any case")
 def test_large_blocks_are_not_asked_of_the_kernel_again():
     kept, few = faults("keep_freed_memory()")
     assert kept == "True"
@@ -51,4 +60,10 @@ def test_a_machine_with_an_accelerator_is_left_alone(monkeypatch):
     assert faults("keep_freed_memory()", "cuda,cpu")[0] == "False"
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(host_memory, "ACCELERATORS", (__file__,))
+    assert not host_memory.keep_freed_memory()
+
+
+def test_a_cpu_that_is_split_into_devices_is_left_alone(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(2))
     assert not host_memory.keep_freed_memory()

@@ -93,7 +93,7 @@ def verdict(compiled: Compilation) -> str:
         return f"fits; compiled in {compiled.seconds:.0f} s"
     return (
         "does not fit: raise mesh.fsdp (state) or train.accumulate (activations), or set"
-        " model.remat=full"
+        " model.unroll to the depth, or model.remat=full"
     )
 
 

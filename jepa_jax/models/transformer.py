@@ -27,7 +27,8 @@ REMAT_POLICIES = {
 }
 
 # What is cheaper to compute again than to keep for the backward pass: the latter costs a trip to
-# memory and back for each step on the way.
+# memory and back for each step on the way. Outside of scans XLA would merge both passes again if
+# it was let to.
 again = jax.checkpoint
 
 
@@ -188,14 +189,14 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks, scanned over parameters stacked along a leading depth axis, and a final norm."""
+    """Blocks, whose parameters are stacked along a leading depth axis, and a final norm."""
 
     depth: int
     heads: int
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
-    unroll: int = 1  # blocks compiled in one turn of the scan; all of them are not scanned
+    unroll: int = 1  # blocks in one turn of the scan; of so many or fewer, there is none
     kernel: str = "auto"  # of attention, see there
     block: int = 0  # tokens of a target block, if [context | M blocks] go through together
 
@@ -220,24 +221,37 @@ class Transformer(nn.Module):
         norm = LayerNorm(jnp.float32, name="norm")
         x = split_by_batch(x)
         if self.is_initializing():
-            of_params = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
-            stack = nn.scan(Block, in_axes=nn.broadcast, length=self.depth, **of_params)
+            stack = nn.scan(
+                Block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=self.depth,
+                check_constancy_invariants=False,  # flax 0.12.12's allows no callbacks in a block
+            )
             x, _ = stack(*sizes, name="blocks")(x, length)
             return norm(x[:, -last:])
 
         variables = {kind: tree["blocks"] for kind, tree in self.variables.items()}
         block, final = (self._block(Block(*sizes, own, parent=None), length) for own in (0, last))
         apart = 1 if last else layers if layers > 1 else 0  # of the last blocks
-        # Of a scan, what the backward pass needs is copied to arrays of all turns, and back.
-        scanned = self.depth - apart if self.unroll < self.depth else 0
+        if apart > self.depth:
+            raise ValueError(f"{layers} layers of {self.depth}")
+        # A scan copies what the backward pass needs to arrays of all turns, and back.
+        scanned = self.depth - apart
+        if self.unroll >= scanned:
+            scanned = 0
         stacked, others = _split(variables, scanned)
         if scanned:
-            turn = lambda x, own: (block(x, own), None)  # noqa: E731
-            x, _ = jax.lax.scan(turn, x, stacked, unroll=min(self.unroll, scanned))
+
+            def turn(x, own):
+                return block(x, own), None
+
+            x, _ = jax.lax.scan(turn, x, stacked, unroll=self.unroll)
         tokens = [x]
         for own in others:
             tokens.append((final if own is others[-1] else block)(tokens[-1], own))
-        return jnp.concatenate([norm(x) for x in tokens[-layers:]], axis=-1)
+        return jnp.concatenate([norm(each) for each in tokens[-layers:]], axis=-1)
 
     def _block(self, block: Block, length: Array | None) -> Callable[[Array, Any], Array]:
         """As a function of tokens and variables."""

@@ -29,7 +29,7 @@ def train_batches(
     """Endless; what a step gets depends on the seed and the step alone.
 
     The next batch is on its way to the devices while they work on one before it, since steps are
-    sent off ahead.
+    sent off ahead, except to a CPU (`jepa_jax.parallel.host_memory`).
 
     Args:
       draws: masks of each image.

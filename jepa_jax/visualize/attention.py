@@ -38,7 +38,7 @@ def attention_weights(
 
     with nn.intercept_methods(listen):
         ijepa.encode(backbone, params, images)
-    # Blocks are scanned, out of which nothing is heard: they are called again one by one.
+    # Blocks may be scanned, out of which nothing is heard: they are called again one by one.
     x, blocks = tokens[0], params["transformer"]["blocks"]
     module = Block(encoder.heads, encoder.mlp_ratio, encoder.dtype, kernel="xla")
     for i in range(block % encoder.depth + 1):
