@@ -227,7 +227,6 @@ class Transformer(nn.Module):
                 split_rngs={"params": True},
                 in_axes=nn.broadcast,
                 length=self.depth,
-                check_constancy_invariants=False,  # flax 0.12.12's allows no callbacks in a block
             )
             x, _ = stack(*sizes, name="blocks")(x, length)
             return norm(x[:, -last:])
