@@ -74,7 +74,7 @@ def _fashion_mnist(c: ConfigDict) -> None:
 def _for_a_cpu(c: ConfigDict) -> None:
     c.optim.learning_rate = 2.5e-4
     c.optim.ema = (0.998, 1.0)
-    c.train.batch_size = 32  # of a short run it is the steps that count
+    c.train.batch_size = 32  # a run so short needs the steps
     c.model.width, c.model.depth, c.model.heads = 96, 4, 4
     c.model.dtype, c.model.unroll = "float32", 4
     c.predictor.width, c.predictor.depth = 64, 2
@@ -99,7 +99,7 @@ def get_factors(c: ConfigDict) -> dict:
     size = architecture(c)
     kept = mask_spec(c).num_context  # K
     side, patch = c.data.image_size[0], c.model.patch_size
-    larger = next(p for p in range(patch + 1, side) if side % p == 0)
+    larger = next(p for p in range(patch + 1, side + 1) if side % p == 0)
     return {
         "masks": {
             "reference": {"masks.style": "reference"},
@@ -116,7 +116,7 @@ def get_factors(c: ConfigDict) -> dict:
         },
         "context": {
             "half as many": {"masks.num_context": kept // 2},
-            "half as many more": {"masks.num_context": kept * 3 // 2},
+            "one and a half times": {"masks.num_context": kept * 3 // 2},
             "the first in raster order": {"masks.context_choice": "raster"},
             "a compact block": {"masks.context_choice": "block"},
         },
@@ -124,7 +124,7 @@ def get_factors(c: ConfigDict) -> dict:
             "a quarter": {"optim.ema": (momentum**4, 1.0)},
             "half": {"optim.ema": (momentum**2, 1.0)},
             "double": {"optim.ema": (momentum**0.5, 1.0)},
-            "as long at the end": {"optim.ema": (momentum, momentum)},
+            "the same to the end": {"optim.ema": (momentum, momentum)},
         },
         "learning rate": {
             "half": {"optim.learning_rate": rate / 2},
@@ -149,10 +149,10 @@ def get_factors(c: ConfigDict) -> dict:
             "two draws of half the images": {"train.draws": 2, "train.batch_size": batch // 2},
         },
         "batch": {
+            "a quarter and nothing else": {"train.batch_size": batch // 4},
+            "a quarter rescaled": rescaling(c, batch // 4),
             "4 times and nothing else": {"train.batch_size": 4 * batch},
             "4 times rescaled": rescaling(c, 4 * batch),
-            "16 times and nothing else": {"train.batch_size": 16 * batch},
-            "16 times rescaled": rescaling(c, 16 * batch),
         },
         "loss": {"L1": {"loss": "l1"}, "L2": {"loss": "l2"}},
         "network": {

@@ -78,7 +78,7 @@ def summarize(
 
 def table(found: Sequence[Found]) -> str:
     """One line for each variant: accuracies in % and what they have more than the centre's."""
-    centre = next((each for each in found if each.variant == CENTRE and each.records), None)
+    centre = _centre(found)
     head = ["", "", *(name for label in PROBES.values() for name in (label, "Δ")), "seeds", "time"]
     lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     factor = ""
@@ -95,6 +95,10 @@ def table(found: Sequence[Found]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _centre(found: Sequence[Found]) -> Found | None:
+    return next((each for each in found if each.variant == CENTRE and each.records), None)
 
 
 def _score_cells(each: Found, centre: Found | None, probe: str) -> list[str]:
@@ -115,9 +119,11 @@ def _circumstances(found: Sequence[Found]) -> list[str]:
     versions = sorted({tuple(record["versions"].items()) for record in records})
     said = "; ".join(", ".join(f"{name} {number}" for name, number in each) for each in versions)
     seconds = sum(record["seconds"] for record in records)
+    runs = f"{len(records)} run{'s' * (len(records) > 1)}"
+    more = "; Δ is how much more than the centre" * (_centre(found) is not None)
     return [
-        f"{len(records)} runs on {hardware}, {clock(seconds)} in all, {said}. Accuracy in %, mean"
-        " and deviation over seeds; Δ is how much more than the centre."
+        f"{runs} on {hardware}, {clock(seconds)} in all, {said}. Accuracy in %, mean"
+        f" and deviation over seeds{more}."
     ]
 
 
