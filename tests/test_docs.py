@@ -18,7 +18,8 @@ from tests.snippets import PAGES, ROOT, SOURCES, all_commands, blocks, commands,
 
 # Only parsed, as they want what isn't here: large models, other data, another machine.
 DEAR = re.compile(
-    r"decoder|vit|cifar|pth|fashion|launch/(benchmark|compile|study|submit)|lowshot|attentive|_(wide|probed)"
+    r"decoder|vit|cifar|pth|fashion|configs/studies|launch/(benchmark|compile|study|submit)|lowshot|attentive"
+    r"|_(wide|probed)"
 )
 ALONE = "OMPI_COMM_WORLD_SIZE", "1"  # a training looks for no other processes
 
