@@ -40,9 +40,8 @@ def get_config() -> ConfigDict:
     c.data.eval_crop = 1.0
     c.data.mean = (0.286,)  # of its pixels
     c.data.std = (0.353,)
-    c.data.threads = 1
-
     c.data.crop_scale = (1.0, 1.0)
+    c.data.threads = 1
 
     c.model.patch_size = 4
     c.model.width = 96
