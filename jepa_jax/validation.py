@@ -62,7 +62,7 @@ RANGES = {
     "model.depth": (None, 1, INFINITY),
     "model.heads": (None, 1, INFINITY),
     "model.mlp_ratio": (None, 1e-6, INFINITY),
-    "model.unroll": (None, 1, INFINITY),
+    "model.unroll": (None, 0, INFINITY),
     "predictor.width": (None, 4, INFINITY),
     "predictor.depth": (None, 1, INFINITY),
     "predictor.heads": (None, 1, INFINITY),

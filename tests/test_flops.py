@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jepa_jax import flops, ijepa
 from jepa_jax.compilation.step import batch_shapes
 from jepa_jax.config import defaults
-from jepa_jax.models import transformer
+from jepa_jax.models import layers, transformer
 from jepa_jax.parallel.sharding import make_mesh
 from jepa_jax.training.setup import build_model
 
@@ -68,7 +68,8 @@ def product_flops(jaxpr) -> int:
 )
 def test_they_are_those_of_the_traced_products(config: ConfigDict, monkeypatch):
     # On a CPU gradients of biases, which are sums, are products, too.
-    monkeypatch.setattr(transformer, "platform", lambda: "gpu")
+    for module in (layers, transformer):
+        monkeypatch.setattr(module, "platform", lambda: "gpu")
     model, state, batch = lowered(config)
     traced = jax.make_jaxpr(lambda *args: ijepa.loss_and_gradient(model, *args))(state, batch)
     assert flops.step_flops(config) == product_flops(traced.jaxpr)

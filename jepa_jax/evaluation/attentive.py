@@ -19,7 +19,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_labels
 from jepa_jax.evaluation.heads import Examples, Point, Problem, Recipe, train_heads
 from jepa_jax.evaluation.task import Protocol, Result, Task
-from jepa_jax.models.transformer import LAYER_NORM_EPS
+from jepa_jax.models.layers import LAYER_NORM_EPS
 from jepa_jax.parallel.processes import is_first
 
 HEAD_WIDTH = 64  # of attention, at least; narrower features are one head

@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax import ijepa
-from jepa_jax.models.transformer import LAYER_NORM_EPS
+from jepa_jax.models.layers import LAYER_NORM_EPS
 from jepa_jax.optim import decay_mask
 from jepa_jax.pretrained import Backbone
 

@@ -22,7 +22,7 @@ from jepa_jax.interop.model_card import model_card
 from jepa_jax.interop.positions import sincos_grid
 from jepa_jax.interop.reference import encoder_shapes
 from jepa_jax.interop.safetensors_files import FILE, read_json, read_weights, write_weights
-from jepa_jax.models.transformer import LAYER_NORM_EPS
+from jepa_jax.models.layers import LAYER_NORM_EPS
 from jepa_jax.models.vit import Encoder
 from jepa_jax.pretrained import Backbone, Pretrained
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jepa_jax.models.layers import Dense, kernel_init
 from jepa_jax.models.positions import sincos_2d
-from jepa_jax.models.transformer import Dense, Transformer, kernel_init
+from jepa_jax.models.transformer import Transformer
 
 
 class Predictor(nn.Module):
@@ -20,7 +21,7 @@ class Predictor(nn.Module):
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
-    unroll: int = 1
+    unroll: int = 0
     kernel: str = "auto"
     one_pass: bool = False  # the context goes through once for all blocks, and doesn't see them
 

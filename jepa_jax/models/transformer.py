@@ -1,7 +1,5 @@
 """The pre-norm transformer that the encoder and the predictor share."""
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,104 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jepa_jax.models.activation_sharding import split_as_kernel, split_by_batch
+from jepa_jax.models.activation_sharding import split_by_batch
 from jepa_jax.models.attention import attention, attention_by_block
+from jepa_jax.models.layers import Dense, LayerNorm, gelu
 from jepa_jax.models.platform import platform
-
-# What the reference trained: every weight is drawn with σ = .02 (its truncation at ±2 is a hundred
-# σ away), after a depth-dependent rescaling that a second initialisation overwrites.
-kernel_init = nn.initializers.normal(0.02)
-LAYER_NORM_EPS = 1e-6
 
 REMAT_POLICIES = {
     # "dots" keeps the results of the matrix products with weights, not the attention logits.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-
-# What is cheaper to compute again than to keep for the backward pass: the latter costs a trip to
-# memory and back for each step on the way. Outside of scans XLA would merge both passes again if
-# it was let to.
-again = jax.checkpoint
-
-
-def along_rows(vector: Float[Array, " D"], shape: tuple[int, ...]) -> Float[Array, "... D"]:
-    """The vector for each of the rows of an array of this shape.
-
-    On a CPU its gradient, a sum over rows, is a product of matrices: XLA's sums are slow there.
-    """
-    if platform() != "cpu":
-        return jnp.broadcast_to(vector, shape)
-    return _repeated(math.prod(shape[:-1]), vector).reshape(shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _repeated(rows: int, vector: Array) -> Array:
-    return jnp.broadcast_to(vector, (rows, vector.size))
-
-
-def _sum_of_rows(rows: int, _: None, gradient: Array) -> tuple[Array]:
-    return ((jnp.ones((1, rows), gradient.dtype) @ gradient)[0],)
-
-
-_repeated.defvjp(lambda rows, vector: (_repeated(rows, vector), None), _sum_of_rows)
-
-
-class LayerNorm(nn.Module):
-    """Layer norm over the last axis, in float32; the result is of `dtype`."""
-
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return _layer_norm(x.astype(jnp.float32), scale, bias).astype(self.dtype)
-
-
-@again
-def _layer_norm(x: Array, scale: Array, bias: Array) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    normal = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
-    return normal * along_rows(scale, x.shape) + along_rows(bias, x.shape)
-
-
-@again
-def _gelu(x: Array) -> Array:
-    """With the error function itself: of its complement, JAX's choice, XLA computes two forms."""
-    real = x.astype(jnp.float32)
-    return (0.5 * real * (1 + jax.lax.erf(real * math.sqrt(0.5)))).astype(x.dtype)
-
-
-class Dense(nn.Module):
-    """x·kernel + bias over the last `len(inputs)` axes of x, to axes of the sizes `outputs`.
-
-    A single product of two matrices: with more axes than that, XLA's CPU backend transposes
-    the operands of the kernel's gradient, at four times its cost.
-    """
-
-    outputs: tuple[int, ...]
-    dtype: jnp.dtype
-    input_axes: int = 1
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        leading, inputs = x.shape[: -self.input_axes], x.shape[-self.input_axes :]
-        kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs))
-        bias = self.param("bias", nn.initializers.zeros, self.outputs)
-        tokens, matrix, offset = (
-            array.astype(self.dtype).reshape(shape)
-            for array, shape in (
-                (x, (math.prod(leading), -1)),
-                (kernel, (math.prod(inputs), -1)),
-                (bias, (-1,)),
-            )
-        )
-        if kernel.ndim > 2:
-            matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
-        product = tokens @ matrix
-        return (product + along_rows(offset, product.shape)).reshape(*leading, *self.outputs)
 
 
 class SelfAttention(nn.Module):
@@ -147,9 +57,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        hidden = Dense((self.hidden,), self.dtype, name="hidden")(x)
-        hidden = _gelu(hidden)
-        return Dense((x.shape[-1],), self.dtype, name="output")(hidden)
+        hidden = Dense((self.hidden,), self.dtype, activation=gelu, name="hidden")(x)
+        return Dense(x.shape[-1:], self.dtype, name="output")(hidden)
 
 
 class Block(nn.Module):
@@ -196,7 +105,8 @@ class Transformer(nn.Module):
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
-    unroll: int = 1  # blocks in one turn of the scan; of so many or fewer, there is none
+    # Blocks in one turn of the scan; of so many or fewer, there is none. 0: none on GPUs, else 1.
+    unroll: int = 0
     kernel: str = "auto"  # of attention, see there
     block: int = 0  # tokens of a target block, if [context | M blocks] go through together
 
@@ -237,8 +147,9 @@ class Transformer(nn.Module):
         if apart > self.depth:
             raise ValueError(f"{layers} layers of {self.depth}")
         # A scan copies what the backward pass needs to arrays of all turns, and back.
+        unroll = self.unroll or (self.depth if platform() == "gpu" else 1)
         scanned = self.depth - apart
-        if self.unroll >= scanned:
+        if unroll >= scanned:
             scanned = 0
         stacked, others = _split(variables, scanned)
         if scanned:
@@ -246,7 +157,7 @@ class Transformer(nn.Module):
             def turn(x, own):
                 return block(x, own), None
 
-            x, _ = jax.lax.scan(turn, x, stacked, unroll=self.unroll)
+            x, _ = jax.lax.scan(turn, x, stacked, unroll=unroll)
         tokens = [x]
         for own in others:
             tokens.append((final if own is others[-1] else block)(tokens[-1], own))
@@ -268,6 +179,8 @@ def _split(stacked: Any, first: int) -> tuple[Any, list[Any]]:
 
     The gradient is put together at once, not added up from blocks with zeros around them.
     """
+    if platform() == "gpu":  # where the optimizer would do so, element by element
+        stacked = jax.lax.optimization_barrier(stacked)
     leaves, structure = jax.tree.flatten(stacked)
     sizes = [first] + [1] * (len(leaves[0]) - first)
     parts = zip(*(jax.lax.split(leaf, sizes) for leaf in leaves), strict=True)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jepa_jax.models.layers import Dense, kernel_init
 from jepa_jax.models.positions import sincos_2d
-from jepa_jax.models.transformer import Dense, Transformer, kernel_init
+from jepa_jax.models.transformer import Transformer
 
 # width, depth, heads, MLP ratio. Ti to B from DeiT, L and H from ViT, g from the published code.
 SIZES = {
@@ -43,7 +44,7 @@ class Encoder(nn.Module):
     mlp_ratio: float = 4.0
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
-    unroll: int = 1
+    unroll: int = 0
     kernel: str = "auto"
     positions: str = "sincos"  # or "learned": a parameter, for encoders that others have tuned
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from jepa_jax.models.layers import LayerNorm
 from jepa_jax.models.positions import sincos_2d
-from jepa_jax.models.transformer import LayerNorm
 
 FREQUENCIES = 16  # of the flow's time
 LEAST = 0.05  # of the time left, by which the distance to the data is divided

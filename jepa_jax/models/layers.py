@@ -1,0 +1,146 @@
+"""What transformer blocks are made of: products with weights, layer norm, GELU.
+
+What they leave for the backward pass is little. What is cheap to compute again is not kept: it
+would cost a trip to memory and back for each step on the way.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from jepa_jax.models.activation_sharding import split_as_kernel
+from jepa_jax.models.platform import platform
+
+# What the reference trained: every weight is drawn with σ = .02 (its truncation at ±2 is a hundred
+# σ away), after a depth-dependent rescaling that a second initialisation overwrites.
+kernel_init = nn.initializers.normal(0.02)
+LAYER_NORM_EPS = 1e-6
+
+
+class Dense(nn.Module):
+    """x·kernel + bias over the last `input_axes` axes of x, to axes of the sizes `outputs`.
+
+    A single product of two matrices: with more axes than that, XLA's CPU backend transposes
+    the operands of the kernel's gradient, at four times its cost.
+
+    With an `activation`, what it makes of the sum, which is computed again in the backward pass.
+    """
+
+    outputs: tuple[int, ...]
+    dtype: jnp.dtype
+    input_axes: int = 1
+    activation: Callable[[Array], Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        leading, inputs = x.shape[: -self.input_axes], x.shape[-self.input_axes :]
+        kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs))
+        bias = self.param("bias", nn.initializers.zeros, self.outputs)
+        tokens, matrix, offset = (
+            array.astype(self.dtype).reshape(shape)
+            for array, shape in (
+                (x, (math.prod(leading), -1)),
+                (kernel, (math.prod(inputs), -1)),
+                (bias, (-1,)),
+            )
+        )
+        if kernel.ndim > 2:
+            matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
+        product = tokens @ matrix
+        if self.activation is None:
+            result = product + along_rows(offset, product.shape)
+        else:
+            result = _activated(self.activation, product, offset)
+        return result.reshape(*leading, *self.outputs)
+
+
+# Outside of scans XLA would merge both passes again if `jax.checkpoint` let it.
+@functools.partial(jax.checkpoint, static_argnums=0)
+def _activated(activation: Callable[[Array], Array], product: Array, offset: Array) -> Array:
+    return activation(product + along_rows(offset, product.shape))
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """With the error function itself: of its complement, JAX's choice, XLA computes two forms."""
+    real = x.astype(jnp.float32)
+    return (0.5 * real * (1 + jax.lax.erf(real * math.sqrt(0.5)))).astype(x.dtype)
+
+
+def along_rows(vector: Float[Array, " D"], shape: tuple[int, ...]) -> Float[Array, "... D"]:
+    """The vector for each of the rows of an array of this shape."""
+    return _repeated(math.prod(shape[:-1]), vector).reshape(shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _repeated(rows: int, vector: Array) -> Array:
+    return jnp.broadcast_to(vector, (rows, vector.size))
+
+
+_repeated.defvjp(
+    lambda rows, vector: (_repeated(rows, vector), None),
+    lambda rows, _, gradient: (sum_of_rows(gradient),),
+)
+
+
+def sum_of_rows(x: Float[Array, "... D"]) -> Float[Array, " D"]:
+    """The gradient of what was added to all rows.
+
+    On a CPU it is a product of matrices: XLA's sums are slow there.
+    """
+    x = x.reshape(-1, x.shape[-1])
+    if platform() != "cpu":
+        return x.sum(0)
+    return (jnp.ones((1, len(x)), x.dtype) @ x)[0]
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, in float32; the result is of `dtype`."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return layer_norm(jnp.dtype(self.dtype), x, scale, bias)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def layer_norm(
+    dtype: jnp.dtype, x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"]
+) -> Float[Array, "... D"]:
+    """Each row of x with a mean of 0 and a variance of 1, times scale, plus bias."""
+    return _layer_norm(dtype, x, scale, bias)[0]
+
+
+def _layer_norm(dtype, x, scale, bias):
+    real = x.astype(jnp.float32)
+    centred = real - (mean := real.mean(-1, keepdims=True))
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    normal = centred * (inverse := jax.lax.rsqrt(variance + LAYER_NORM_EPS))
+    result = normal * along_rows(scale, x.shape) + along_rows(bias, x.shape)
+    return result.astype(dtype), (x, mean, inverse, scale)
+
+
+def _layer_norm_gradient(dtype, kept, gradient):
+    def normal_and_gradient():
+        return (x.astype(jnp.float32) - mean) * inverse, gradient.astype(jnp.float32)
+
+    x, mean, inverse, scale = kept
+    normal, change = normal_and_gradient()
+    change = change * along_rows(scale, x.shape)
+    along = (change * normal).mean(-1, keepdims=True)
+    of_x = (change - change.mean(-1, keepdims=True) - normal * along) * inverse
+    if platform() == "gpu":  # what both use, XLA would write to memory for the sums over rows
+        x, mean, inverse, gradient = jax.lax.optimization_barrier((x, mean, inverse, gradient))
+    normal, change = normal_and_gradient()
+    return of_x.astype(x.dtype), sum_of_rows(change * normal), sum_of_rows(change)
+
+
+layer_norm.defvjp(_layer_norm, _layer_norm_gradient)
