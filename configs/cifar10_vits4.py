@@ -4,9 +4,10 @@
 
 Images as class folders, or zip files of them, at data/cifar10/train and data/cifar10/test (or say
 --config.data.path=WHERE/{split}). Hardware: one GPU of 16 GB. No paper trained this: patch 4
-gives an 8×8 grid; learning rate and weight decay are those of configs/fashion_mnist.py, the
-learning rate scaled with the square root of the batch. Not yet run to its end: no result to
-expect.
+gives an 8×8 grid. 50 epochs of 45,000 images reach 50.2 % by k-NN and 59.8 % by a linear probe on
+5,000 held-out images, still rising, in 13 minutes of an H100 that four other runs shared at first
+and two later: see docs/studies.md. Twice the learning rate gave less; longer runs are still to be
+made.
 """
 
 from ml_collections import ConfigDict
@@ -22,17 +23,19 @@ def get_config() -> ConfigDict:
     c.data.eval_crop = 1.0
     c.data.mean = (0.491, 0.482, 0.447)  # of its training images
     c.data.std = (0.247, 0.243, 0.262)
+    c.data.flip = True
 
     c.model.size = "vit_s"
     c.model.patch_size = 4
     c.predictor.width = 192
-    c.predictor.depth = 6
+    c.predictor.depth = 4
 
-    c.optim.learning_rate = 1e-3
-    c.optim.start_learning_rate = 1e-4
+    c.optim.learning_rate = 4e-4
+    c.optim.start_learning_rate = 4e-5
     c.optim.final_weight_decay = 0.04
-    c.train.batch_size = 512
-    c.train.epochs = 300.0
-    c.train.warmup_epochs = 10.0
+    c.optim.schedule_scale = 1.25
+    c.train.batch_size = 256
+    c.train.epochs = 50.0
+    c.train.warmup_epochs = 5.0
     c.probe.every_epochs = 10.0
     return c

@@ -5,7 +5,7 @@
     python launch/study.py --config=configs/studies/small_images.py:imagenette --out=runs/nette
 
 The first is Fashion-MNIST for a CPU: a ViT of width 96 and depth 4, one epoch, or as many as
---config.train.epochs=4 says. The others are for a GPU: a ViT-S, 100 epochs of CIFAR-10 or 400 of
+--config.train.epochs=4 says. The others are for a GPU: a ViT-S, 50 epochs of CIFAR-10 or 400 of
 Imagenette; `cifar10_cpu` is CIFAR-10 at 24×24 pixels as the first. Accuracies are those of a tenth
 of the training images, held out. Images lie where configs/fashion_mnist.py and
 configs/cifar10_vits4.py want them, Imagenette's in data/imagenette. Findings: docs/studies.md.
@@ -22,11 +22,8 @@ def get_config(which: str = "fashion_mnist") -> ConfigDict:
     c.data.test_split = "test"
     c.data.validation = 0.1
     c.data.eval_crop = 1.0
-    c.optim.learning_rate = 5e-4
-    c.optim.start_learning_rate = 1e-4
     c.optim.final_weight_decay = 0.04
     c.optim.schedule_scale = 1.25
-    c.train.batch_size = 128
     c.train.checkpoints_kept = 1
     c.probe.train_images = 10_000
     c.probe.test_images = 5_000
@@ -39,9 +36,12 @@ def _cifar10(c: ConfigDict) -> None:
     c.data.image_size = (32, 32)
     c.data.mean = (0.491, 0.482, 0.447)  # of its training images
     c.data.std = (0.247, 0.243, 0.262)
+    c.data.flip = True
     c.model.size, c.model.patch_size = "vit_s", 4
     c.predictor.width, c.predictor.depth = 192, 4
-    c.train.epochs, c.train.warmup_epochs = 100.0, 5.0
+    c.optim.learning_rate, c.optim.start_learning_rate = 4e-4, 4e-5
+    c.train.batch_size = 256
+    c.train.epochs, c.train.warmup_epochs = 50.0, 5.0
     c.probe.every_epochs = 10.0
 
 
@@ -51,6 +51,8 @@ def _imagenette(c: ConfigDict) -> None:
     c.data.image_size = (128, 128)
     c.model.size, c.model.patch_size = "vit_s", 8
     c.predictor.width, c.predictor.depth = 192, 4
+    c.optim.learning_rate, c.optim.start_learning_rate = 2e-4, 2e-5
+    c.train.batch_size = 64
     c.train.epochs, c.train.warmup_epochs = 400.0, 20.0
     c.probe.every_epochs = 40.0
 
@@ -58,6 +60,7 @@ def _imagenette(c: ConfigDict) -> None:
 def _cifar10_cpu(c: ConfigDict) -> None:
     _cifar10(c)
     c.data.image_size = (24, 24)
+    c.data.flip = False
     _for_a_cpu(c)
 
 
@@ -72,7 +75,7 @@ def _fashion_mnist(c: ConfigDict) -> None:
 
 
 def _for_a_cpu(c: ConfigDict) -> None:
-    c.optim.learning_rate = 2.5e-4
+    c.optim.learning_rate, c.optim.start_learning_rate = 2.5e-4, 1e-4
     c.optim.ema = (0.998, 1.0)
     c.train.batch_size = 32  # a run so short needs the steps
     c.model.width, c.model.depth, c.model.heads = 96, 4, 4
