@@ -14,14 +14,14 @@ from tests.tiny import tiny
 
 
 def made_up(memory: int, slow_from: int = 1000):
-    """A GPU for so many images, on which a step takes a second more than its images say."""
+    """A GPU for so many images, on which a step takes 100 seconds and one for each image."""
     tried = []
 
     def attempt(side: str, batch: int) -> dict:
         tried.append(batch)
         if batch > memory:
             return {"batch": batch, "out_of_memory": True}
-        seconds = (1 + batch) * (2 if batch >= slow_from else 1)
+        seconds = (100 + batch) * (2 if batch >= slow_from else 1)
         return {"batch": batch, "rounds": [{"step_seconds": seconds}]}
 
     return attempt, tried
@@ -32,11 +32,12 @@ def made_up(memory: int, slow_from: int = 1000):
     [
         (100, 1000, 64, [16, 32, 64, 128]),
         (10_000, 1000, 512, [16, 32, 64, 128, 256, 512]),
-        (100, 64, 32, [16, 32, 64, 128]),
+        (100, 64, 32, [16, 32, 64]),
+        (10_000, 256, 128, [16, 32, 64, 128, 256]),
         (1, 1000, None, [16]),
     ],
 )
-def test_the_batch_doubles_until_memory_ends(memory, slow_from, best, tried):
+def test_the_batch_doubles_until_memory_ends_or_nothing_is_gained(memory, slow_from, best, tried):
     attempt, asked = made_up(memory, slow_from)
     found = best_batch(attempt, "ours", smallest=16, largest=512)
     assert (found and found["batch"]) == best

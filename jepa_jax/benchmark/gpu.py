@@ -1,5 +1,6 @@
 """Recipes on one GPU: ours and PyTorch's steps, each at the batch with which it is fastest."""
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from jepa_jax.config import changed
 from jepa_jax.errors import UserError
 from jepa_jax.training.jsonlines import JsonLines
 
+WORTH_IT = 1.02  # times as fast a doubled batch has to be, to be doubled once more
 REMATS = ("none", "dots")  # of ours: the larger batch, or nothing computed twice
 ONE_GPU = {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 
@@ -38,7 +40,7 @@ def measure(
 
     Args:
       recipes: by name; their batch sizes are of no account.
-      smallest: batch that is tried; then twice as many, up to `largest` or until the memory ends.
+      smallest: batch that is tried; then twice as many, up to `largest`, as `best_batch` says.
       steps: of a trial, and of a round at the end.
       peer: also the PyTorch step, plain and at its best.
 
@@ -79,13 +81,19 @@ def measure(
 def best_batch(
     attempt: Callable[[str, int], Row], side: str, smallest: int, largest: int
 ) -> Row | None:
-    """The fastest trial of a side, whose batch is doubled until memory ends; None if none fits."""
+    """The fastest trial of a side; None if none fits.
+
+    The batch is doubled until memory ends or no more is gained: each trial compiles a step.
+    """
     best, batch = None, smallest
     while batch <= largest:
         row = attempt(side, batch)
         if row.get("out_of_memory"):
             break
-        best = row if best is None else max(best, row, key=speed)
+        gain = speed(row) / speed(best) if best else math.inf
+        best = row if gain > 1 else best
+        if gain < WORTH_IT:
+            break
         batch *= 2
     return best
 
