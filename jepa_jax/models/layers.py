@@ -125,22 +125,26 @@ def _layer_norm(dtype, x, scale, bias):
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normal = centred * (inverse := jax.lax.rsqrt(variance + LAYER_NORM_EPS))
     result = normal * along_rows(scale, x.shape) + along_rows(bias, x.shape)
-    return result.astype(dtype), (x, mean, inverse, scale)
+    # Rows' numbers in arrays of rows: a TPU pads a last axis of one to 128.
+    return result.astype(dtype), (x, mean[..., 0], inverse[..., 0], scale)
 
 
 def _layer_norm_gradient(dtype, kept, gradient):
-    def normal_and_gradient():
-        return (x.astype(jnp.float32) - mean) * inverse, gradient.astype(jnp.float32)
-
-    x, mean, inverse, scale = kept
-    normal, change = normal_and_gradient()
-    change = change * along_rows(scale, x.shape)
-    along = (change * normal).mean(-1, keepdims=True)
-    of_x = (change - change.mean(-1, keepdims=True) - normal * along) * inverse
+    *kept, scale = kept
+    normal, change = _normal_and_change(*kept, gradient)
+    scaled = change * along_rows(scale, change.shape)
+    along = (scaled * normal).mean(-1, keepdims=True)
+    x, _, inverse = kept
+    of_x = (scaled - scaled.mean(-1, keepdims=True) - normal * along) * inverse[..., None]
     if platform() == "gpu":  # what both use, XLA would write to memory for the sums over rows
-        x, mean, inverse, gradient = jax.lax.optimization_barrier((x, mean, inverse, gradient))
-    normal, change = normal_and_gradient()
+        normal, change = _normal_and_change(*jax.lax.optimization_barrier((*kept, gradient)))
     return of_x.astype(x.dtype), sum_of_rows(change * normal), sum_of_rows(change)
+
+
+def _normal_and_change(x, mean, inverse, gradient):
+    """In float32: x as it was before scale and bias, and the gradient of what came of it."""
+    normal = (x.astype(jnp.float32) - mean[..., None]) * inverse[..., None]
+    return normal, gradient.astype(jnp.float32)
 
 
 layer_norm.defvjp(_layer_norm, _layer_norm_gradient)
