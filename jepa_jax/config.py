@@ -67,7 +67,8 @@ def defaults() -> ConfigDict:
     # auto | xla: written out, for XLA to fuse | fused: the kernel of a GPU (cuDNN) or TPU (splash),
     # which auto takes on a GPU, and on a TPU for 512 tokens and more; elsewhere xla
     c.model.attention = "auto"
-    c.model.unroll = 0  # blocks in one turn of a scan; the depth, and 0 on GPUs: without a scan
+    # Blocks in one turn of a scan; the depth: without a scan; 0: without on GPUs, 1 elsewhere.
+    c.model.unroll = 0
     c.model.remat = "none"  # none | dots | full: what the backward pass computes again
 
     c.predictor = ConfigDict()

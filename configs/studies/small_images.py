@@ -51,7 +51,7 @@ def _imagenette(c: ConfigDict) -> None:
     c.data.image_size = (128, 128)
     c.model.size, c.model.patch_size = "vit_s", 8
     c.predictor.width, c.predictor.depth = 192, 4
-    c.optim.learning_rate, c.optim.start_learning_rate = 2e-4, 2e-5
+    c.optim.learning_rate, c.optim.start_learning_rate = 2e-4, 2e-5  # CIFAR-10's, rescaled: untried
     c.train.batch_size = 64
     c.train.epochs, c.train.warmup_epochs = 400.0, 20.0
     c.probe.every_epochs = 40.0
@@ -148,7 +148,7 @@ def get_factors(c: ConfigDict) -> dict:
             "crops from 10 %": {"data.crop_scale": (0.1, 1.0)},
             "crops from 60 %": {"data.crop_scale": (0.6, 1.0)},
             "whole": {"data.crop_scale": (1.0, 1.0)},
-            "mirrored": {"data.flip": True},
+            "never mirrored" if c.data.flip else "mirrored": {"data.flip": not c.data.flip},
             "two draws of half the images": {"train.draws": 2, "train.batch_size": batch // 2},
         },
         "batch": {

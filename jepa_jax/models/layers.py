@@ -74,6 +74,8 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def along_rows(vector: Float[Array, " D"], shape: tuple[int, ...]) -> Float[Array, "... D"]:
     """The vector for each of the rows of an array of this shape."""
+    if platform() != "cpu":
+        return jnp.broadcast_to(vector, shape)
     return _repeated(math.prod(shape[:-1]), vector).reshape(shape)
 
 
@@ -93,9 +95,9 @@ def sum_of_rows(x: Float[Array, "... D"]) -> Float[Array, " D"]:
 
     On a CPU it is a product of matrices: XLA's sums are slow there.
     """
-    x = x.reshape(-1, x.shape[-1])
     if platform() != "cpu":
-        return x.sum(0)
+        return x.sum(range(x.ndim - 1))
+    x = x.reshape(-1, x.shape[-1])
     return (jnp.ones((1, len(x)), x.dtype) @ x)[0]
 
 
@@ -115,7 +117,7 @@ class LayerNorm(nn.Module):
 def layer_norm(
     dtype: jnp.dtype, x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"]
 ) -> Float[Array, "... D"]:
-    """Each row of x with a mean of 0 and a variance of 1, times scale, plus bias."""
+    """Each row of x with a mean of 0 and a variance of 1, times scale, plus bias, both float32."""
     return _layer_norm(dtype, x, scale, bias)[0]
 
 
@@ -125,8 +127,7 @@ def _layer_norm(dtype, x, scale, bias):
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normal = centred * (inverse := jax.lax.rsqrt(variance + LAYER_NORM_EPS))
     result = normal * along_rows(scale, x.shape) + along_rows(bias, x.shape)
-    # Rows' numbers in arrays of rows: a TPU pads a last axis of one to 128.
-    return result.astype(dtype), (x, mean[..., 0], inverse[..., 0], scale)
+    return result.astype(dtype), (x, mean, inverse, scale)
 
 
 def _layer_norm_gradient(dtype, kept, gradient):
@@ -135,7 +136,7 @@ def _layer_norm_gradient(dtype, kept, gradient):
     scaled = change * along_rows(scale, change.shape)
     along = (scaled * normal).mean(-1, keepdims=True)
     x, _, inverse = kept
-    of_x = (scaled - scaled.mean(-1, keepdims=True) - normal * along) * inverse[..., None]
+    of_x = (scaled - scaled.mean(-1, keepdims=True) - normal * along) * inverse
     if platform() == "gpu":  # what both use, XLA would write to memory for the sums over rows
         normal, change = _normal_and_change(*jax.lax.optimization_barrier((*kept, gradient)))
     return of_x.astype(x.dtype), sum_of_rows(change * normal), sum_of_rows(change)
@@ -143,8 +144,7 @@ def _layer_norm_gradient(dtype, kept, gradient):
 
 def _normal_and_change(x, mean, inverse, gradient):
     """In float32: x as it was before scale and bias, and the gradient of what came of it."""
-    normal = (x.astype(jnp.float32) - mean[..., None]) * inverse[..., None]
-    return normal, gradient.astype(jnp.float32)
+    return (x.astype(jnp.float32) - mean) * inverse, gradient.astype(jnp.float32)
 
 
 layer_norm.defvjp(_layer_norm, _layer_norm_gradient)

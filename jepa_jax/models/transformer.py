@@ -179,7 +179,7 @@ def _split(stacked: Any, first: int) -> tuple[Any, list[Any]]:
 
     The gradient is put together at once, not added up from blocks with zeros around them.
     """
-    if platform() == "gpu":  # where the optimizer would do so, element by element
+    if platform() == "gpu":  # or XLA does so within the optimizer's kernels, element by element
         stacked = jax.lax.optimization_barrier(stacked)
     leaves, structure = jax.tree.flatten(stacked)
     sizes = [first] + [1] * (len(leaves[0]) - first)
