@@ -54,16 +54,16 @@ class Dense(nn.Module):
             matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
         product = tokens @ matrix
         if self.activation is None:
-            result = product + along_rows(offset, product.shape)
+            result = _sum(product, offset)
+        elif platform() == "tpu":  # which would keep more than the sum, if it were computed again
+            result = jax.checkpoint(self.activation)(_sum(product, offset))
         else:
-            result = _activated(self.activation, product, offset)
+            result = jax.checkpoint(lambda *of: self.activation(_sum(*of)))(product, offset)
         return result.reshape(*leading, *self.outputs)
 
 
-# Outside of scans XLA would merge both passes again if `jax.checkpoint` let it.
-@functools.partial(jax.checkpoint, static_argnums=0)
-def _activated(activation: Callable[[Array], Array], product: Array, offset: Array) -> Array:
-    return activation(product + along_rows(offset, product.shape))
+def _sum(product: Float[Array, "rows D"], offset: Float[Array, " D"]) -> Float[Array, "rows D"]:
+    return product + along_rows(offset, product.shape)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
