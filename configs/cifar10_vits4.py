@@ -2,12 +2,12 @@
 
     python launch/train.py --config=configs/cifar10_vits4.py --workdir=runs/cifar10
 
-Images as class folders, or zip files of them, at data/cifar10/train and data/cifar10/test (or say
---config.data.path=WHERE/{split}). Hardware: one GPU of 16 GB. No paper trained this: patch 4
-gives an 8×8 grid. With data.validation=0.1, 50 epochs of 45,000 images reach 50.2 % by k-NN and
-59.8 % by a linear probe on 5,000 held-out images, still rising, in 13 minutes of an H100 that four
-other runs shared at first and two later: see docs/studies.md. Twice the learning rate gave less;
-longer runs are still to be made.
+Images as class folders in data/cifar10/train and data/cifar10/test; for zip files of them, say
+--config.data.path=data/cifar10/{split}.zip. Hardware: one GPU of 16 GB. No paper trained this:
+patch 4 gives an 8×8 grid. With data.validation=0.1, 50 epochs of 45,000 images reach 50.2 % by
+k-NN and 59.8 % by a linear probe on 5,000 held-out images, still rising, in 13 minutes of an H100
+that four other runs shared at first and two later: see docs/studies.md. Twice the learning rate
+gave less; longer runs are still to be made.
 """
 
 from ml_collections import ConfigDict
