@@ -24,7 +24,7 @@ gpu: all there is to tell of one GPU: ViT-B/16, L/16 and H/14 (or --config), eac
 import os
 import sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
 
 from absl import flags

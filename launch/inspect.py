@@ -14,7 +14,7 @@ run: where the time went, over all starts of the run in that folder; also while 
 import os
 import sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
 
 from absl import flags

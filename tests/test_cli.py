@@ -1,12 +1,14 @@
 """Wrong input on the command line: one line that says what to do, and exit code 2."""
 
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import refused
+from tests.commands import ROOT, refused
 
 
 @pytest.fixture
@@ -113,3 +115,11 @@ def test_corrupt_image(folder):
 def test_workdir_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     assert "is a file" in refused("train", DIGITS, f"--workdir={tmp_path}/file")
+
+
+def test_commands_start_through_a_link(tmp_path):
+    """As where a home directory is one: `inspect.py` does not hide Python's own module."""
+    (tmp_path / "link").symlink_to(ROOT)
+    command = [sys.executable, str(tmp_path / "link" / "launch" / "inspect.py"), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert "what became of a run" in result.stdout, result.stderr
