@@ -31,13 +31,18 @@ def get_config(which: str = "fashion_mnist") -> ConfigDict:
     return c
 
 
-def _cifar10(c: ConfigDict) -> None:
+def _cifar10_images(c: ConfigDict) -> None:
     c.data.path = "data/cifar10/{split}"
-    c.data.image_size = (32, 32)
     c.data.mean = (0.491, 0.482, 0.447)  # of its training images
     c.data.std = (0.247, 0.243, 0.262)
+    c.model.patch_size = 4
+
+
+def _cifar10(c: ConfigDict) -> None:
+    _cifar10_images(c)
+    c.data.image_size = (32, 32)
     c.data.flip = True
-    c.model.size, c.model.patch_size = "vit_s", 4
+    c.model.size = "vit_s"
     c.predictor.width, c.predictor.depth = 192, 4
     c.optim.learning_rate, c.optim.start_learning_rate = 4e-4, 4e-5
     c.train.batch_size = 256
@@ -58,9 +63,8 @@ def _imagenette(c: ConfigDict) -> None:
 
 
 def _cifar10_cpu(c: ConfigDict) -> None:
-    _cifar10(c)
+    _cifar10_images(c)
     c.data.image_size = (24, 24)
-    c.data.flip = False
     _for_a_cpu(c)
 
 
