@@ -6,10 +6,16 @@ import platform
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
+from jepa_jax.ijepa import Batch
+from jepa_jax.masks import MaskSpec, sample
 from jepa_jax.parallel import host_memory
 from jepa_jax.parallel.cpu import xla_flags
+from jepa_jax.parallel.sharding import batch_sharding, make_mesh
+from jepa_jax.training.batches import to_devices
 
 FAULTS = """
 import resource
@@ -54,6 +60,13 @@ def test_large_blocks_are_not_asked_of_the_kernel_again():
     assert kept == "True"
     assert few < 1000
     assert faults("None")[1] > 10_000  # so there is something to keep
+
+
+def test_a_step_need_not_wait_for_its_batch_in_another_thread():
+    images = np.zeros((16, 512, 1024, 3), np.uint8)  # so many that they are copied meanwhile
+    masks = sample(jax.random.key(0), MaskSpec((8, 8)), len(images))
+    placed = to_devices(Batch(images, masks), batch_sharding(make_mesh((1, 1, 1))))
+    assert all(leaf.is_ready() for leaf in jax.tree.leaves(placed))
 
 
 def test_a_machine_with_an_accelerator_is_left_alone(monkeypatch):

@@ -53,8 +53,9 @@ def xla(query: Array, key: Array, value: Array, length: Array | None) -> Array:
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
     logits = jnp.einsum("bhqe,bhke->bhqk", query, key, preferred_element_type=jnp.float32)
     if length is not None:
-        position = jax.lax.broadcasted_iota(length.dtype, logits.shape, 3)
-        logits = jnp.where(position < length[:, None, None, None], logits, -jnp.inf)
+        real = jnp.arange(key.shape[2])[None] < length[:, None]
+        # Added, not chosen, as a CPU would compare for each logit.
+        logits += jnp.where(real, 0.0, -jnp.inf)[:, None, None]
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bhqk,bhke->bhqe", weights, value)
 

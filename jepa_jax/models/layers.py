@@ -63,42 +63,13 @@ class Dense(nn.Module):
 
 
 def _sum(product: Float[Array, "rows D"], offset: Float[Array, " D"]) -> Float[Array, "rows D"]:
-    return product + along_rows(offset, product.shape)
+    return product + jnp.broadcast_to(offset, product.shape)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """With the error function itself: of its complement, JAX's choice, XLA computes two forms."""
     real = x.astype(jnp.float32)
     return (0.5 * real * (1 + jax.lax.erf(real * math.sqrt(0.5)))).astype(x.dtype)
-
-
-def along_rows(vector: Float[Array, " D"], shape: tuple[int, ...]) -> Float[Array, "... D"]:
-    """The vector for each of the rows of an array of this shape."""
-    if platform() != "cpu":
-        return jnp.broadcast_to(vector, shape)
-    return _repeated(math.prod(shape[:-1]), vector).reshape(shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _repeated(rows: int, vector: Array) -> Array:
-    return jnp.broadcast_to(vector, (rows, vector.size))
-
-
-_repeated.defvjp(
-    lambda rows, vector: (_repeated(rows, vector), None),
-    lambda rows, _, gradient: (sum_of_rows(gradient),),
-)
-
-
-def sum_of_rows(x: Float[Array, "... D"]) -> Float[Array, " D"]:
-    """The gradient of what was added to all rows.
-
-    On a CPU it is a product of matrices: XLA's sums are slow there.
-    """
-    if platform() != "cpu":
-        return x.sum(range(x.ndim - 1))
-    x = x.reshape(-1, x.shape[-1])
-    return (jnp.ones((1, len(x)), x.dtype) @ x)[0]
 
 
 class LayerNorm(nn.Module):
@@ -126,20 +97,21 @@ def _layer_norm(dtype, x, scale, bias):
     centred = real - (mean := real.mean(-1, keepdims=True))
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normal = centred * (inverse := jax.lax.rsqrt(variance + LAYER_NORM_EPS))
-    result = normal * along_rows(scale, x.shape) + along_rows(bias, x.shape)
+    result = normal * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
     return result.astype(dtype), (x, mean, inverse, scale)
 
 
 def _layer_norm_gradient(dtype, kept, gradient):
     *kept, scale = kept
     normal, change = _normal_and_change(*kept, gradient)
-    scaled = change * along_rows(scale, change.shape)
+    scaled = change * jnp.broadcast_to(scale, change.shape)
     along = (scaled * normal).mean(-1, keepdims=True)
     x, _, inverse = kept
     of_x = (scaled - scaled.mean(-1, keepdims=True) - normal * along) * inverse
     if platform() == "gpu":  # what both use, XLA would write to memory for the sums over rows
         normal, change = _normal_and_change(*jax.lax.optimization_barrier((*kept, gradient)))
-    return of_x.astype(x.dtype), sum_of_rows(change * normal), sum_of_rows(change)
+    rows = range(x.ndim - 1)
+    return of_x.astype(x.dtype), (change * normal).sum(rows), change.sum(rows)
 
 
 def _normal_and_change(x, mean, inverse, gradient):

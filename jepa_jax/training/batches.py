@@ -49,6 +49,9 @@ def train_batches(
 
 
 def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
-    return jax.tree.map(
+    """On a CPU it is there at once: a step that waits for it would not run in the main thread."""
+    placed = jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
+    on_cpu = all(device.platform == "cpu" for device in sharding.device_set)
+    return jax.block_until_ready(placed) if on_cpu else placed
