@@ -110,8 +110,8 @@ def _layer_norm_gradient(dtype, kept, gradient):
     of_x = (scaled - scaled.mean(-1, keepdims=True) - normal * along) * inverse
     if platform() == "gpu":  # what both use, XLA would write to memory for the sums over rows
         normal, change = _normal_and_change(*jax.lax.optimization_barrier((*kept, gradient)))
-    rows = range(x.ndim - 1)
-    return of_x.astype(x.dtype), (change * normal).sum(rows), change.sum(rows)
+    leading = range(x.ndim - 1)
+    return of_x.astype(x.dtype), (change * normal).sum(leading), change.sum(leading)
 
 
 def _normal_and_change(x, mean, inverse, gradient):

@@ -49,7 +49,7 @@ def train_batches(
 
 
 def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
-    """On a CPU it is there at once: a step that waits for it would not run in the main thread."""
+    """On a CPU it is there at once: a step that waits for it does not run in the main thread."""
     placed = jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
