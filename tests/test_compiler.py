@@ -2,7 +2,6 @@
 
 import pytest
 
-from jepa_jax.parallel import compiler
 from jepa_jax.parallel.compiler import OPTIONS, compiler_options
 
 
@@ -18,5 +17,5 @@ def test_this_version_knows_the_options_for_cpus():
 
 
 def test_what_a_version_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setitem(compiler.OPTIONS, "cpu", {"xla_cpu_no_such_option": "1"})
+    monkeypatch.setitem(OPTIONS, "cpu", {"xla_cpu_no_such_option": "1"})
     assert compiler_options("cpu") == {}

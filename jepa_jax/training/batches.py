@@ -53,5 +53,5 @@ def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
     placed = jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
-    on_cpu = all(device.platform == "cpu" for device in sharding.device_set)
+    on_cpu = sharding.mesh.devices.flat[0].platform == "cpu"
     return jax.block_until_ready(placed) if on_cpu else placed
