@@ -90,6 +90,9 @@ def defaults() -> ConfigDict:
 
     c.targets = "features"  # what is predicted: features, the method | pixels, as MAE does
     c.loss = "smooth_l1"  # smooth_l1 | l2 | l1
+    c.regularizer = ConfigDict()  # VICReg's terms of the context's features, by their weights
+    c.regularizer.variance = 0.0  # features should vary; 0, the method: without
+    c.regularizer.covariance = 0.0  # and not together
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-3

@@ -41,6 +41,8 @@ class IJEPA:
     schedules: Schedules
     targets: str = "features"
     loss: str = "smooth_l1"
+    variance: float = 0.0  # weights of VICReg's terms in the loss; 0: without, the method
+    covariance: float = 0.0
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in 0..1, by channel
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     accumulate: int = 1  # parts in which a batch goes through
@@ -155,10 +157,21 @@ def normal_pixels(model: IJEPA, images: Array) -> Array:
     return losses.normalize_targets(patchify(normalize(model, images), model.encoder.patch_size))
 
 
-def predict(model: IJEPA, params: dict[str, Any], batch: Batch) -> Array:
-    """ŝ_y (B, [R,] M, P, D): what the predictor says of the blocks from the context's features."""
+def context_features(model: IJEPA, params: dict[str, Any], batch: Batch) -> Array:
+    """s_x (B, [R,] K, D): what the context encoder says of the patches it sees."""
+    return encode(model, params["encoder"], batch.images, batch.masks.context)
+
+
+def predict(
+    model: IJEPA, params: dict[str, Any], batch: Batch, context: Array | None = None
+) -> Array:
+    """ŝ_y (B, [R,] M, P, D): what the predictor says of the blocks from s_x.
+
+    Args:
+      context: s_x, where it is known already.
+    """
     masks = batch.masks
-    context = encode(model, params["encoder"], batch.images, masks.context)
+    context = context_features(model, params, batch) if context is None else context
     return model.predictor.apply(
         {"params": params["predictor"]},
         context,
@@ -169,16 +182,30 @@ def predict(model: IJEPA, params: dict[str, Any], batch: Batch) -> Array:
 
 
 def loss(model: IJEPA, params: dict[str, Any], target: Any, batch: Batch) -> Array:
-    """Distance between predicted and true features of the target blocks: a float32 scalar."""
-    return LOSSES[model.loss](
-        predict(model, params, batch),
+    """Distance between predicted and true features of the target blocks: a float32 scalar.
+
+    With weights for them, VICReg's terms are added: variance and covariance of s_x over the patches
+    of all images. They keep features from collapsing to a few dimensions (Bardes et al. 2022; of
+    the images' average features, Mo & Tong 2024 add them to I-JEPA).
+    """
+    context = context_features(model, params, batch)
+    value = LOSSES[model.loss](
+        predict(model, params, batch, context),
         target_features(model, target, batch),
         length=batch.masks.target_length,
     )
+    if model.variance:
+        value += model.variance * losses.variance(context)
+    if model.covariance:
+        value += model.covariance * losses.covariance(context)
+    return value
 
 
 def loss_and_gradient(model: IJEPA, state: State, batch: Batch) -> tuple[Array, Any]:
-    """Over the whole batch, in `model.accumulate` parts that go through one after the other."""
+    """Over the whole batch, in `model.accumulate` parts that go through one after the other.
+
+    Variance and covariance are those of each part, over all devices.
+    """
     gradient = jax.value_and_grad(functools.partial(loss, model))
     if model.accumulate == 1:
         return gradient(state.params, state.target, batch)
@@ -194,7 +221,10 @@ def loss_and_gradient(model: IJEPA, state: State, batch: Batch) -> tuple[Array, 
         total, _ = jax.lax.scan(add, zero, jax.tree.map(split, batch))
         return jax.tree.map(lambda x: x / model.accumulate, total)
 
-    return mean_over_replicas(in_parts, (state.params, state.target), batch)
+    networks = state.params, state.target
+    if model.variance or model.covariance:  # no means over rows
+        return in_parts(networks, batch)
+    return mean_over_replicas(in_parts, networks, batch)
 
 
 def train_step(model: IJEPA, state: State, batch: Batch) -> tuple[State, Metrics]:

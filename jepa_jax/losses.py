@@ -1,6 +1,6 @@
 """The losses of I-JEPA: distances between predicted and true features of target blocks.
 
-A public API that needs nothing but jax. Each loss takes
+A public API that needs nothing but jax. Each distance takes
 
     prediction, target   (..., M, P, D)  M blocks of at most P patches, D features
     length               (..., M)        how many of a block's P patches are real, or
@@ -9,6 +9,8 @@ A public API that needs nothing but jax. Each loss takes
 and gives a float32 scalar: the mean over all images, each of which counts the same however large
 its blocks are. So the loss of a batch is the mean of the losses of its parts. What stands in
 padded places has no effect, not even a NaN.
+
+`variance` and `covariance` are of features alone, and keep them from collapsing.
 """
 
 import jax
@@ -90,6 +92,44 @@ def l2(
     """
     difference, _ = _compare(prediction, target, length, mask)
     return jnp.square(difference).sum((-2, -1)).mean()
+
+
+def variance(features: Array, *, minimum: float = 1.0, eps: float = 1e-4) -> Array:
+    """How much less than `minimum` features vary, mean over features (VICReg, equation 1).
+
+    Args:
+      features: (..., D); they vary over all axes but the last, such as images and patches.
+      eps: added to the variance, whose root has an endless slope at 0.
+
+    >>> import jax.numpy as jnp
+    >>> round(variance(jnp.array([[0.0, 4.0], [0.0, 8.0]])).item(), 3)  # .01 and √8
+    0.495
+    """
+    centred = _centred(features)
+    deviation = jnp.sqrt(jnp.square(centred).sum(0) / max(1, len(centred) - 1) + eps)
+    return jnp.maximum(minimum - deviation, 0.0).mean()
+
+
+def covariance(features: Array) -> Array:
+    """Squared covariances of any two different features, over D (VICReg, equation 4).
+
+    Args:
+      features: (..., D); they vary over all axes but the last, such as images and patches.
+
+    >>> import jax.numpy as jnp
+    >>> covariance(jnp.array([[1.0, 1.0], [-1.0, -1.0]])).item()  # each of the two is 2
+    4.0
+    """
+    centred = _centred(features)
+    covariances = centred.T @ centred / max(1, len(centred) - 1)
+    different = ~jnp.eye(len(covariances), dtype=bool)
+    return jnp.square(jnp.where(different, covariances, 0.0)).sum() / len(covariances)
+
+
+def _centred(features: Array) -> Array:
+    """(..., D) -> float32 (n, D), each feature with a mean of 0."""
+    rows = features.reshape(-1, features.shape[-1]).astype(jnp.float32)
+    return rows - rows.mean(0, keepdims=True)
 
 
 def _compare(

@@ -66,6 +66,8 @@ RANGES = {
     "predictor.width": (None, 4, INFINITY),
     "predictor.depth": (None, 1, INFINITY),
     "predictor.heads": (None, 1, INFINITY),
+    "regularizer.variance": (None, 0, INFINITY),
+    "regularizer.covariance": (None, 0, INFINITY),
     "optim.learning_rate": (None, 0, INFINITY),
     "optim.start_learning_rate": (None, 0, INFINITY),
     "optim.final_learning_rate": (None, 0, INFINITY),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa_jax import ijepa, masks
+from jepa_jax import ijepa, losses, masks
 from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder
 from jepa_jax.optim import AdamW, Schedules
@@ -118,6 +118,37 @@ def test_accumulation_changes_nothing_of_several_draws(model, state):
     together = loss_and_gradient(model, state, with_draws(8))
     in_parts = loss_and_gradient(build(accumulate=4), state, with_draws(8))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), together, in_parts)
+
+
+def test_variance_and_covariance_are_added_by_their_weights(model, state):
+    regularized = build(variance=0.1, covariance=0.02)
+    context = ijepa.context_features(model, state.params, batch())
+    expected = loss(model, state.params, state.target, batch())
+    expected += 0.1 * losses.variance(context) + 0.02 * losses.covariance(context)
+    found = loss(regularized, state.params, state.target, batch())
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_regularizer_keeps_features_apart(model, state):
+    """Features of random images become alike when predicted; with weights they do not."""
+
+    def spread_after(steps: int, model: ijepa.IJEPA) -> float:
+        after = state
+        for number in range(steps):
+            after, _ = train_step(model, after, batch(seed=number))
+        return float(losses.variance(ijepa.context_features(model, after.params, batch())))
+
+    assert spread_after(20, build(variance=1.0, covariance=0.1)) < 0.7 * spread_after(20, model)
+
+
+def test_a_regularizer_in_parts_is_the_mean_over_parts(state):
+    regularized = build(variance=0.1, covariance=0.02)
+    value, _ = loss_and_gradient(build(variance=0.1, covariance=0.02, accumulate=2), state, batch())
+    parts = [
+        loss(regularized, state.params, state.target, jax.tree.map(lambda x, i=i: x[i::2], batch()))
+        for i in range(2)
+    ]
+    np.testing.assert_allclose(value, sum(parts) / 2, rtol=1e-6)
 
 
 def test_same_step_twice_is_bitwise_the_same(model, state, stepped):

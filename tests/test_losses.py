@@ -116,6 +116,37 @@ def test_normalization_survives_constant_and_bfloat16_features():
     assert not constant.any()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), shape=st.sampled_from([(7, 5), (2, 3, 4), (1, 1, 3)]))
+def test_variance_and_covariance_equal_their_definitions(seed: int, shape: tuple[int, ...]):
+    features = np.random.default_rng(seed).normal(2, 1.2, shape).astype(np.float32)
+    rows = features.reshape(-1, shape[-1]).astype(np.float64)
+    together = np.cov(rows.T) if len(rows) > 1 else np.zeros((shape[-1],) * 2)
+    lacking = np.maximum(0, 1 - np.sqrt(np.diag(together) + 1e-4)).mean()
+    others = (np.square(together).sum() - np.square(np.diag(together)).sum()) / shape[-1]
+    np.testing.assert_allclose(losses.variance(jnp.asarray(features)), lacking, atol=1e-5)
+    np.testing.assert_allclose(
+        losses.covariance(jnp.asarray(features)), others, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_features_that_vary_enough_and_apart_cost_nothing():
+    features = 2 * jnp.asarray([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    for term in (losses.variance, losses.covariance):
+        value, gradient = jax.value_and_grad(term)(features)
+        assert value == 0
+        assert not gradient.any()
+
+
+def test_variance_has_a_gradient_where_features_have_collapsed():
+    same = jnp.ones((4, 8)).at[0].add(1e-3)
+    assert jnp.isfinite(gradient := jax.grad(losses.variance)(jnp.ones((4, 8)))).all()
+    assert not gradient.any()
+    gradient = jax.grad(losses.variance)(same)
+    assert (gradient[0] < 0).all()  # further from the others
+    assert (gradient[1:] > 0).all()
+
+
 def test_wrong_shapes():
     with pytest.raises(ValueError, match="must both be"):
         losses.l1(jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5)))

@@ -92,6 +92,10 @@ def _for_a_cpu(c: ConfigDict) -> None:
     c.probe.every_epochs = 0.5
 
 
+def _weights(variance: float, covariance: float) -> dict:
+    return {"regularizer.variance": variance, "regularizer.covariance": covariance}
+
+
 DATA = {
     "fashion_mnist": _fashion_mnist,
     "cifar10_cpu": _cifar10_cpu,
@@ -162,6 +166,13 @@ def get_factors(c: ConfigDict) -> dict:
             "4 times rescaled": rescaling(c, 4 * batch),
         },
         "loss": {"L1": {"loss": "l1"}, "L2": {"loss": "l2"}},
+        "regularizer": {
+            "variance and covariance": _weights(0.1, 0.01),
+            "twice as much": _weights(0.2, 0.02),
+            "more covariance": _weights(0.1, 0.04),
+            "variance alone": _weights(0.1, 0.0),
+            "covariance alone": _weights(0.0, 0.01),
+        },
         "network": {
             "larger patches": {"model.patch_size": larger},
             "twice as deep": {"model.depth": 2 * size["depth"]},

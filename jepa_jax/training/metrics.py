@@ -38,6 +38,8 @@ class Measures(NamedTuple):
     over_copy: Array  # the same for what would be the target of the nearest context patch
     overlap: Array  # share of the target patches that the context encoder sees
     target_gap: Array  # ‖θ - θ̄‖ / ‖θ̄‖
+    variance: Array  # VICReg's terms of the context's features: what a regularizer would weigh
+    covariance: Array
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -62,9 +64,10 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
 
     others = (of_patch.sum(0, keepdims=True) - of_patch) / max(1, len(of_patch) - 1)
     apart = _distances(masks, model.predictor.grid[1])
-    context = jnp.broadcast_to(masks.context[:, None, None], apart.shape)
-    nearest = jnp.take_along_axis(context, apart.argmin(-1)[..., None], axis=-1)[..., 0]
-    reached = loss(ijepa.predict(model, state.params, batch))
+    seen = jnp.broadcast_to(masks.context[:, None, None], apart.shape)
+    nearest = jnp.take_along_axis(seen, apart.argmin(-1)[..., None], axis=-1)[..., 0]
+    context = ijepa.context_features(model, state.params, batch)
+    reached = loss(ijepa.predict(model, state.params, batch, context))
     pooled = features.mean(1)
     centred = pooled - pooled.mean(0, keepdims=True)
     measures = Measures(
@@ -79,6 +82,8 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
         over_copy=reached / loss(take_patches(of_patch, nearest)),
         overlap=mean((apart.min(-1) == 0).astype(jnp.float32)),
         target_gap=_gap(state.params["encoder"], state.target),
+        variance=losses.variance(context),
+        covariance=losses.covariance(context),
     )
     return jax.lax.with_sharding_constraint(measures, P())
 

@@ -85,6 +85,8 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         schedules=schedules,
         targets=config.targets,
         loss=config.loss,
+        variance=config.regularizer.variance,
+        covariance=config.regularizer.covariance,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         accumulate=config.train.accumulate,
