@@ -6,8 +6,8 @@
 
 The first is Fashion-MNIST for a CPU: a ViT of width 96 and depth 4, one epoch, or as many as
 --config.train.epochs=4 says. The others are for a GPU: a ViT-S, 50 epochs of CIFAR-10 or 400 of
-Imagenette; `cifar10_cpu` is CIFAR-10 at 24×24 pixels as the first. Accuracies are those of a tenth
-of the training images, held out. Images lie where configs/fashion_mnist.py and
+Imagenette; `cifar10_cpu` and `imagenette_cpu` are these at 24×24 and 64×64 pixels as the first, for
+one epoch and 100. Accuracies are those of a tenth of the training images, held out. Images lie where configs/fashion_mnist.py and
 configs/cifar10_vits4.py want them, Imagenette's in data/imagenette. Findings: docs/studies.md.
 """
 
@@ -50,9 +50,13 @@ def _cifar10(c: ConfigDict) -> None:
     c.probe.every_epochs = 10.0
 
 
-def _imagenette(c: ConfigDict) -> None:
+def _imagenette_images(c: ConfigDict) -> None:
     c.data.path = "data/imagenette/{split}"
     c.data.test_split = "val"
+
+
+def _imagenette(c: ConfigDict) -> None:
+    _imagenette_images(c)
     c.data.image_size = (128, 128)
     c.model.size, c.model.patch_size = "vit_s", 8
     c.predictor.width, c.predictor.depth = 192, 4
@@ -66,6 +70,15 @@ def _cifar10_cpu(c: ConfigDict) -> None:
     _cifar10_images(c)
     c.data.image_size = (24, 24)
     _for_a_cpu(c)
+
+
+def _imagenette_cpu(c: ConfigDict) -> None:
+    _imagenette_images(c)
+    c.data.image_size = (64, 64)
+    c.model.patch_size = 8
+    _for_a_cpu(c)
+    c.train.epochs, c.train.warmup_epochs = 100.0, 3.0
+    c.probe.every_epochs = 10.0
 
 
 def _fashion_mnist(c: ConfigDict) -> None:
@@ -99,6 +112,7 @@ def _weights(variance: float, covariance: float) -> dict:
 DATA = {
     "fashion_mnist": _fashion_mnist,
     "cifar10_cpu": _cifar10_cpu,
+    "imagenette_cpu": _imagenette_cpu,
     "cifar10": _cifar10,
     "imagenette": _imagenette,
 }

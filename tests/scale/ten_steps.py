@@ -34,14 +34,21 @@ SAME = {  # mesh and settings that change how, and not what, is computed
     "mixed in parts": ("mixed", {"train.accumulate": 4}),
     "mixed, recomputed": ("mixed", {"model.remat": "full"}),
 }
+# These are others to compute: of each part of a batch, over all devices.
+TERMS = {"regularizer.variance": 0.5, "regularizer.covariance": 0.05}
+WITH_TERMS = {
+    f"{mesh}, {parts} parts": (mesh, TERMS | {"train.accumulate": parts})
+    for mesh in ("one device", "mixed")
+    for parts in (1, 2)
+}
 HALF, LAST = 5, 10
 
 
 class Way:
-    """One of those in SAME."""
+    """One of those in SAME or WITH_TERMS."""
 
     def __init__(self, name: str):
-        mesh, changes = SAME[name]
+        mesh, changes = (SAME | WITH_TERMS)[name]
         self.config = tiny()
         self.config.train.warmup_epochs = 0.0
         self.config.update_from_flattened_dict(changes)
@@ -72,7 +79,7 @@ class Way:
 
 
 def alone(folder: pathlib.Path) -> dict[str, list[float]]:
-    ways, losses = {name: Way(name) for name in SAME}, {}
+    ways, losses = {name: Way(name) for name in (*SAME, *WITH_TERMS)}, {}
     for name, way in ways.items():
         state, before = way.losses(way.fresh(), 0, HALF)
         if name in MESHES:

@@ -61,6 +61,12 @@ def test_ten_steps_are_the_same_however_they_are_computed(alone, expected, name:
     np.testing.assert_allclose(alone[name], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_variance_and_covariance_are_those_over_all_devices(alone, parts: int):
+    name = f"{parts} parts"
+    np.testing.assert_allclose(alone[f"mixed, {name}"], alone[f"one device, {name}"], rtol=1e-5)
+
+
 @pytest.mark.parametrize(("saved", "to"), list(itertools.permutations(MESHES, 2)))
 def test_what_is_saved_on_one_mesh_goes_on_on_another(alone, expected, saved: str, to: str):
     found = alone[f"from {saved} to {to}"]
