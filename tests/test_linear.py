@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from scipy.ndimage import uniform_filter
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -47,6 +49,19 @@ def test_gradient_is_zero_at_the_solution():
     assert np.abs(x.T @ error + l2 * weights).max() < 2e-4
     assert np.abs(error.sum(0)).max() < 2e-4
     assert np.abs(weights).max() > 0.1
+
+
+def test_few_images_with_many_features_are_solved_to_the_end():
+    """Which are alike, as neighbouring pixels are: on the way there many answers are others."""
+    images, labels = load_digits(return_X_y=True)
+    features = np.repeat(images.reshape(-1, 8, 8), 3, 2).repeat(3, 1)
+    features = uniform_filter(features, (0, 3, 3)).reshape(len(images), -1).astype(np.float32)
+    train, test = features[:300], features[300:]
+    scaler = StandardScaler().fit(train.astype(np.float64))
+    reference = LogisticRegression(C=1 / (1e-3 * len(train)), tol=1e-9, max_iter=20_000)
+    reference.fit(scaler.transform(train.astype(np.float64)), labels[:300])
+    expected = reference.predict(scaler.transform(test.astype(np.float64)))
+    assert np.mean(linear.linear_predictions(train, labels[:300], test) != expected) < 0.008
 
 
 def test_scale_and_offset_of_a_feature_have_no_effect():

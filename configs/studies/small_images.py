@@ -7,8 +7,9 @@
 The first is Fashion-MNIST for a CPU: a ViT of width 96 and depth 4, one epoch, or as many as
 --config.train.epochs=4 says. The others are for a GPU: a ViT-S, 50 epochs of CIFAR-10 or 400 of
 Imagenette; `cifar10_cpu` and `imagenette_cpu` are these at 24×24 and 64×64 pixels as the first, for
-one epoch and 100. Accuracies are those of a tenth of the training images, held out. Images lie where configs/fashion_mnist.py and
-configs/cifar10_vits4.py want them, Imagenette's in data/imagenette. Findings: docs/studies.md.
+one epoch and 100. Accuracies are those of a tenth of the training images, held out. Images lie
+where configs/fashion_mnist.py and configs/cifar10_vits4.py want them, Imagenette's in
+data/imagenette. Findings: docs/studies.md.
 """
 
 from ml_collections import ConfigDict
