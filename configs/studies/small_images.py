@@ -182,6 +182,7 @@ def get_factors(c: ConfigDict) -> dict:
         },
         "loss": {"L1": {"loss": "l1"}, "L2": {"loss": "l2"}},
         "regularizer": {
+            "none": _weights(0.0, 0.0),
             "variance and covariance": _weights(0.1, 0.01),
             "twice as much": _weights(0.2, 0.02),
             "more covariance": _weights(0.1, 0.04),
