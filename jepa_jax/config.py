@@ -90,9 +90,11 @@ def defaults() -> ConfigDict:
 
     c.targets = "features"  # what is predicted: features, the method | pixels, as MAE does
     c.loss = "smooth_l1"  # smooth_l1 | l2 | l1
-    c.regularizer = ConfigDict()  # VICReg's terms of the context's features, by their weights
-    c.regularizer.variance = 0.0  # features should vary; 0, the method: without
-    c.regularizer.covariance = 0.0  # and not together
+    # Weights of VICReg's terms of the context's features, for smooth_l1 and l1; l2 is some thousand
+    # times as large. 0: none, the method
+    c.regularizer = ConfigDict()
+    c.regularizer.variance = 0.0  # the deviation of each feature should reach 1
+    c.regularizer.covariance = 0.0  # no two features should say the same
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-3

@@ -36,6 +36,8 @@ def flops_by_part(config: ConfigDict) -> dict[str, int]:
     full = embed(rows * columns) + transformer_flops(rows * columns, **encoder)
     target, predicted = (0, pixels) if config.targets == "pixels" else (full, width)
     context = 2 * embed(spec.num_context) + 3 * transformer_flops(spec.num_context, **encoder)
+    if config.regularizer.covariance:
+        context += 3 * 2 * spec.num_context * width**2
     asked, seen = spec.num_targets * spec.block_length, spec.num_context
     if config.predictor.one_pass:
         # The context's tokens attend to the context, a block's to the context and the block.

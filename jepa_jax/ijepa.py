@@ -41,8 +41,8 @@ class IJEPA:
     schedules: Schedules
     targets: str = "features"
     loss: str = "smooth_l1"
-    variance: float = 0.0  # weights of VICReg's terms in the loss; 0: without, the method
-    covariance: float = 0.0
+    variance_weight: float = 0.0  # of VICReg's terms beside the loss; 0: without, the method
+    covariance_weight: float = 0.0
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in 0..1, by channel
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     accumulate: int = 1  # parts in which a batch goes through
@@ -182,47 +182,60 @@ def predict(
 
 
 def loss(model: IJEPA, params: dict[str, Any], target: Any, batch: Batch) -> Array:
-    """Distance between predicted and true features of the target blocks: a float32 scalar.
+    """Distance between predicted and true features of the target blocks: a float32 scalar."""
+    return objective(model, params, target, batch)[1]
 
-    With weights for them, VICReg's terms are added: variance and covariance of s_x over the patches
-    of all images. They keep features from collapsing to a few dimensions (Bardes et al. 2022; of
-    the images' average features, Mo & Tong 2024 add them to I-JEPA).
+
+def objective(
+    model: IJEPA, params: dict[str, Any], target: Any, batch: Batch
+) -> tuple[Array, Array]:
+    """What is minimised, and the loss, which is the same unless VICReg's terms have weights.
+
+    They keep features from collapsing to a few dimensions: variance and covariance of s_x over all
+    patches of all images (Bardes et al. 2022, arXiv 2105.04906; Mo & Tong 2024, arXiv 2410.19560,
+    join VICReg, and its invariance as well, to I-JEPA). What they do not prevent: features that
+    tell places apart and not images, and, of one term alone, the final norm's scale that meets it.
     """
     context = context_features(model, params, batch)
-    value = LOSSES[model.loss](
+    distance = LOSSES[model.loss](
         predict(model, params, batch, context),
         target_features(model, target, batch),
         length=batch.masks.target_length,
     )
-    if model.variance:
-        value += model.variance * losses.variance(context)
-    if model.covariance:
-        value += model.covariance * losses.covariance(context)
-    return value
+    total = distance
+    if model.variance_weight:
+        total += model.variance_weight * losses.variance(context)
+    if model.covariance_weight:
+        total += model.covariance_weight * losses.covariance(context)
+    return total, distance
 
 
 def loss_and_gradient(model: IJEPA, state: State, batch: Batch) -> tuple[Array, Any]:
-    """Over the whole batch, in `model.accumulate` parts that go through one after the other.
+    """The loss, and the gradient of what is minimised, over the whole batch.
 
-    Variance and covariance are those of each part, over all devices.
+    The batch goes through in `model.accumulate` parts, one after the other. VICReg's terms are of
+    each part.
     """
-    gradient = jax.value_and_grad(functools.partial(loss, model))
+    gradient = jax.value_and_grad(functools.partial(objective, model), has_aux=True)
     if model.accumulate == 1:
-        return gradient(state.params, state.target, batch)
+        (_, value), slope = gradient(state.params, state.target, batch)
+        return value, slope
 
     def split(x):  # every part takes from every device's share of the batch
         return jnp.moveaxis(x.reshape(-1, model.accumulate, *x.shape[1:]), 1, 0)
 
     def in_parts(networks, batch):
         def add(total, part):
-            return jax.tree.map(jnp.add, total, gradient(*networks, part)), None
+            (_, value), slope = gradient(*networks, part)
+            return jax.tree.map(jnp.add, total, (value, slope)), None
 
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, networks[0]))
         total, _ = jax.lax.scan(add, zero, jax.tree.map(split, batch))
         return jax.tree.map(lambda x: x / model.accumulate, total)
 
     networks = state.params, state.target
-    if model.variance or model.covariance:  # no means over rows
+    # VICReg's terms are no means over rows: replicas see each part together, and exchange as often.
+    if model.variance_weight or model.covariance_weight:
         return in_parts(networks, batch)
     return mean_over_replicas(in_parts, networks, batch)
 

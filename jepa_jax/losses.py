@@ -10,7 +10,8 @@ and gives a float32 scalar: the mean over all images, each of which counts the s
 its blocks are. So the loss of a batch is the mean of the losses of its parts. What stands in
 padded places has no effect, not even a NaN.
 
-`variance` and `covariance` are of features alone, and keep them from collapsing.
+`variance` and `covariance` are of features alone, and keep them from collapsing. They are of a
+batch as a whole, not the mean of those of its parts.
 """
 
 import jax
@@ -95,11 +96,14 @@ def l2(
 
 
 def variance(features: Array, *, minimum: float = 1.0, eps: float = 1e-4) -> Array:
-    """How much less than `minimum` features vary, mean over features (VICReg, equation 1).
+    """How far standard deviations are below `minimum`, mean over features (VICReg, equation 1).
 
     Args:
       features: (..., D); they vary over all axes but the last, such as images and patches.
       eps: added to the variance, whose root has an endless slope at 0.
+
+    Returns:
+      A float32 scalar.
 
     >>> import jax.numpy as jnp
     >>> round(variance(jnp.array([[0.0, 4.0], [0.0, 8.0]])).item(), 3)  # .01 and √8
@@ -116,8 +120,11 @@ def covariance(features: Array) -> Array:
     Args:
       features: (..., D); they vary over all axes but the last, such as images and patches.
 
+    Returns:
+      A float32 scalar.
+
     >>> import jax.numpy as jnp
-    >>> covariance(jnp.array([[1.0, 1.0], [-1.0, -1.0]])).item()  # each of the two is 2
+    >>> covariance(jnp.array([[1.0, 1.0], [-1.0, -1.0]])).item()  # 2², in either order, over D = 2
     4.0
     """
     centred = _centred(features)

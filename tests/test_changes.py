@@ -52,6 +52,7 @@ def test_a_setting_that_is_new_or_gone_is_a_difference():
 
 def test_a_setting_that_is_new_in_this_version_and_as_it_was_is_no_difference():
     assert names(stored(), stored(loss="smooth_l1")) == []
+    assert names(stored(), stored(regularizer={"variance": 0.0})) == []
 
 
 def refused(old: dict, new: dict, force=(), before=()) -> str | None:

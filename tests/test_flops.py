@@ -41,6 +41,13 @@ def of_pixels() -> ConfigDict:
     return c
 
 
+def regularized() -> ConfigDict:
+    """With the features' covariance, a product of its own."""
+    c = recipe()
+    c.regularizer.variance, c.regularizer.covariance = 0.1, 0.01
+    return c
+
+
 def lowered(config: ConfigDict) -> tuple:
     model = build_model(config, 1)
     image = (*config.data.image_size, 3)
@@ -64,7 +71,13 @@ def product_flops(jaxpr) -> int:
 
 @pytest.mark.parametrize(
     "config",
-    [recipe(), recipe(size="vit_g", width=None, heads=None, depth=2), together(), of_pixels()],
+    [
+        recipe(),
+        recipe(size="vit_g", width=None, heads=None, depth=2),
+        together(),
+        of_pixels(),
+        regularized(),
+    ],
 )
 def test_they_are_those_of_the_traced_products(config: ConfigDict, monkeypatch):
     # On a CPU gradients of biases, which are sums, are products, too.

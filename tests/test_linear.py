@@ -39,29 +39,27 @@ def test_predictions_are_scikit_learns(l2):
     assert linear.linear_probe_accuracy(*TRAIN, TEST[0][clear], predicted[clear], l2=l2) == 1.0
 
 
-def test_gradient_is_zero_at_the_solution():
-    x = StandardScaler().fit_transform(TRAIN[0].astype(np.float64))
-    y, l2 = TRAIN[1] - 3, 1e-3
+def largest_gradient(x: np.ndarray, y: np.ndarray, l2: float = 1e-3) -> float:
+    """In float64, at what the probe takes for the solution."""
     weights, bias = linear._fit(x, y, l2)
+    assert np.abs(weights).max() > 0.1
     logits = x @ weights + bias
     p = np.exp(logits - logits.max(-1, keepdims=True))
-    error = (p / p.sum(-1, keepdims=True) - np.eye(4)[y]) / len(y)
-    assert np.abs(x.T @ error + l2 * weights).max() < 2e-4
-    assert np.abs(error.sum(0)).max() < 2e-4
-    assert np.abs(weights).max() > 0.1
+    error = (p / p.sum(-1, keepdims=True) - np.eye(p.shape[1])[y]) / len(y)
+    return max(np.abs(x.T @ error + l2 * weights).max(), np.abs(error.sum(0)).max())
+
+
+def test_gradient_is_zero_at_the_solution():
+    x = StandardScaler().fit_transform(TRAIN[0].astype(np.float64))
+    assert largest_gradient(x, TRAIN[1] - 3) < 2e-5
 
 
 def test_few_images_with_many_features_are_solved_to_the_end():
     """Which are alike, as neighbouring pixels are: on the way there many answers are others."""
     images, labels = load_digits(return_X_y=True)
     features = np.repeat(images.reshape(-1, 8, 8), 3, 2).repeat(3, 1)
-    features = uniform_filter(features, (0, 3, 3)).reshape(len(images), -1).astype(np.float32)
-    train, test = features[:300], features[300:]
-    scaler = StandardScaler().fit(train.astype(np.float64))
-    reference = LogisticRegression(C=1 / (1e-3 * len(train)), tol=1e-9, max_iter=20_000)
-    reference.fit(scaler.transform(train.astype(np.float64)), labels[:300])
-    expected = reference.predict(scaler.transform(test.astype(np.float64)))
-    assert np.mean(linear.linear_predictions(train, labels[:300], test) != expected) < 0.008
+    features = uniform_filter(features, (0, 3, 3)).reshape(len(images), -1)
+    assert largest_gradient(StandardScaler().fit_transform(features[:300]), labels[:300]) < 2e-5
 
 
 def test_scale_and_offset_of_a_feature_have_no_effect():

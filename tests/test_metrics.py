@@ -98,8 +98,8 @@ def test_the_predictor_is_held_against_means_and_the_nearest_context_patch(
         np.testing.assert_allclose(share, reached / baseline, rtol=1e-4)
     assert found.overlap == 0
     context = ijepa.context_features(model, state.params, batch())
-    np.testing.assert_allclose(found.variance, losses.variance(context), rtol=1e-5)
-    np.testing.assert_allclose(found.covariance, losses.covariance(context), rtol=1e-5)
+    np.testing.assert_allclose(found.variance_loss, losses.variance(context), rtol=1e-5)
+    np.testing.assert_allclose(found.covariance_loss, losses.covariance(context), rtol=1e-5)
 
 
 def test_targets_in_the_context_are_seen(model, state):

@@ -38,8 +38,8 @@ class Measures(NamedTuple):
     over_copy: Array  # the same for what would be the target of the nearest context patch
     overlap: Array  # share of the target patches that the context encoder sees
     target_gap: Array  # ‖θ - θ̄‖ / ‖θ̄‖
-    variance: Array  # VICReg's terms of the context's features: what a regularizer would weigh
-    covariance: Array
+    variance_loss: Array  # VICReg's terms of the context's features: what a regularizer weighs;
+    covariance_loss: Array  # 0: each deviates by 1 or more, and no two together
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -82,8 +82,8 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
         over_copy=reached / loss(take_patches(of_patch, nearest)),
         overlap=mean((apart.min(-1) == 0).astype(jnp.float32)),
         target_gap=_gap(state.params["encoder"], state.target),
-        variance=losses.variance(context),
-        covariance=losses.covariance(context),
+        variance_loss=losses.variance(context),
+        covariance_loss=losses.covariance(context),
     )
     return jax.lax.with_sharding_constraint(measures, P())
 
