@@ -7,9 +7,9 @@
 The first is Fashion-MNIST for a CPU: a ViT of width 96 and depth 4, one epoch, or as many as
 --config.train.epochs=4 says. `cifar10_cpu` (24×24 pixels, one epoch) and `imagenette_cpu` (64×64,
 100 epochs) train the same network. The others are for a GPU: a ViT-S, 50 epochs of CIFAR-10 or 400
-of Imagenette. Accuracies are those of a tenth of the training images, held out. Images lie where
-configs/fashion_mnist.py and configs/cifar10_vits4.py want them, Imagenette's in data/imagenette.
-Findings: docs/studies.md.
+of Imagenette. Accuracies are those of a tenth of the training images, held out, or with
+--config.data.validation=0 of the test images. Images lie where configs/fashion_mnist.py and
+configs/cifar10_vits4.py want them, Imagenette's in data/imagenette. Findings: docs/studies.md.
 """
 
 from ml_collections import ConfigDict
