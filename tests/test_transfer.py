@@ -37,7 +37,8 @@ def task(tmp_path) -> Task:
 def test_is_the_protocol_on_the_other_images(task, tmp_path):
     digits = load_digits()
     images, labels = (15 * digits.images).astype(np.uint8), digits.target
-    parts = {"learn": slice(0, 200), "try": slice(200, 300)}
+    # None of these is all but a tie of two classes, which the last bit of a pixel would decide.
+    parts = {"learn": slice(0, 300), "try": slice(300, 400)}
     for split, part in parts.items():
         np.savez(tmp_path / f"{split}.npz", images=images[part], labels=labels[part])
     splits = {"train_split": "learn", "test_split": "try"}
