@@ -191,10 +191,11 @@ def objective(
 ) -> tuple[Array, Array]:
     """What is minimised, and the loss, which is the same unless VICReg's terms have weights.
 
-    They keep features from collapsing to a few dimensions: variance and covariance of s_x over all
-    patches of all images (Bardes et al. 2022, arXiv 2105.04906; Mo & Tong 2024, arXiv 2410.19560,
-    join VICReg, and its invariance as well, to I-JEPA). What they do not prevent: features that
-    tell places apart and not images, and, of one term alone, the final norm's scale that meets it.
+    The terms keep features from collapsing to a few dimensions: variance and covariance of s_x over
+    all patches of all images (Bardes et al. 2022, arXiv 2105.04906; Mo & Tong 2024, arXiv
+    2410.19560, join VICReg, and its invariance as well, to I-JEPA). What they do not prevent:
+    features that tell places apart and not images, and, of one term alone, the final norm's scale
+    that meets it.
     """
     context = context_features(model, params, batch)
     distance = LOSSES[model.loss](
@@ -216,18 +217,21 @@ def loss_and_gradient(model: IJEPA, state: State, batch: Batch) -> tuple[Array, 
     The batch goes through in `model.accumulate` parts, one after the other. VICReg's terms are of
     each part.
     """
-    gradient = jax.value_and_grad(functools.partial(objective, model), has_aux=True)
-    if model.accumulate == 1:
-        (_, value), slope = gradient(state.params, state.target, batch)
+
+    def gradient(params, target, batch):
+        minimised = functools.partial(objective, model)
+        (_, value), slope = jax.value_and_grad(minimised, has_aux=True)(params, target, batch)
         return value, slope
+
+    if model.accumulate == 1:
+        return gradient(state.params, state.target, batch)
 
     def split(x):  # every part takes from every device's share of the batch
         return jnp.moveaxis(x.reshape(-1, model.accumulate, *x.shape[1:]), 1, 0)
 
     def in_parts(networks, batch):
         def add(total, part):
-            (_, value), slope = gradient(*networks, part)
-            return jax.tree.map(jnp.add, total, (value, slope)), None
+            return jax.tree.map(jnp.add, total, gradient(*networks, part)), None
 
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, networks[0]))
         total, _ = jax.lax.scan(add, zero, jax.tree.map(split, batch))
