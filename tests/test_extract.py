@@ -114,7 +114,9 @@ def test_a_folder_without_labels(run, tmp_path):
 def test_class_folders_give_labels(tmp_path):
     photos(tmp_path / "photos", "dog/1.png", "cat/1.png")
     out = str(tmp_path / "f.array_record")
-    extract(Asked("pixels", out, tiny(), str(tmp_path / "photos")))
+    config = tiny()
+    config.data.validation = 0.5  # of the run's images, not of these
+    extract(Asked("pixels", out, config, str(tmp_path / "photos")))
     found = features_file.read(pathlib.Path(out))
     assert found.names.tolist() == ["cat/1.png", "dog/1.png"]
     assert found.classes == ("cat", "dog")

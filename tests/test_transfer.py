@@ -14,7 +14,8 @@ from jepa_jax.evaluation.backbones import Pixels
 from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.knn import knn_accuracy
 from jepa_jax.evaluation.linear import linear_probe_accuracy
-from jepa_jax.evaluation.run import Asked, evaluate
+from jepa_jax.evaluation.lowlevel import synthetic_images
+from jepa_jax.evaluation.run import Asked, data_name, evaluate
 from jepa_jax.evaluation.task import Task
 from jepa_jax.evaluation.transfer import Options, data_section, run
 from jepa_jax.parallel.sharding import make_mesh
@@ -80,6 +81,16 @@ def test_the_papers_data_sets_by_name():
     )
     inat = data_section(tiny().data, "inat18", Options())
     assert (inat.source, inat.name, inat.path) == ("tfds", "i_naturalist2018", "")
+
+
+def test_images_that_a_run_held_out_are_of_its_own_data_set():
+    config = tiny()
+    config.data.validation = 0.2
+    assert data_section(config.data, "cifar100", Options()).validation == 0
+    assert synthetic_images(config.data, "count", (32, 32)).validation == 0
+    assert data_name(config.data, labelled=True) == "digits, held out"
+    config.data.update(source="folder", path="photos/{split}")
+    assert data_name(config.data, labelled=True) == "photos/train, held out"
 
 
 def test_what_cannot_be_is_answered_in_one_line(task, tmp_path):

@@ -11,7 +11,15 @@ from jepa_jax.data.synthetic import open_synthetic
 from jepa_jax.data.validation_split import validation, without_validation
 from jepa_jax.errors import UserError, did_you_mean
 
-__all__ = ["SOURCES", "ArraySource", "Example", "Source", "no_labels", "open_source"]
+__all__ = [
+    "SOURCES",
+    "ArraySource",
+    "Example",
+    "Source",
+    "no_labels",
+    "open_source",
+    "other_images",
+]
 
 SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "clevr", "synthetic", "mixture")
 
@@ -68,6 +76,14 @@ def open_source(data: ConfigDict, split: str) -> Source:
             )
         return part(_open(data, data.train_split), data.validation)
     return _open(data, split)
+
+
+def other_images(data: ConfigDict, **changes) -> ConfigDict:
+    """The section `data` for other images than its own: found as `changes` say, looked at alike."""
+    data = data.copy_and_resolve_references()
+    own = {"name": None, "image_key": None, "label_key": None, "mixture": (), "validation": 0.0}
+    data.update(own | changes)
+    return data
 
 
 def _open(data: ConfigDict, split: str) -> Source:

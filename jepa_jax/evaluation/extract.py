@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.config import defaults
 from jepa_jax.console import new_console, say
-from jepa_jax.data.sources import Source, open_source
+from jepa_jax.data.sources import Source, open_source, other_images
 from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.extractor import Extractor
@@ -98,7 +98,8 @@ def _config(asked: Asked) -> ConfigDict:
             raise UserError(
                 "--split is of --config, and --images names all there are: leave one out"
             )
-        config.data.update(source="folder", path=asked.images, train_split="images")
+        there = {"source": "folder", "path": asked.images, "train_split": "images"}
+        config.data = other_images(config.data, **there)
     return config
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
+from jepa_jax.data.sources import other_images
 from jepa_jax.evaluation import linear
 from jepa_jax.evaluation.task import Protocol
 
@@ -26,20 +27,14 @@ class Clevr(linear.Options):
 def synthetic_images(data: ConfigDict, label: str, size: tuple[int, int]) -> ConfigDict:
     """The section `data` for our synthetic pictures."""
     splits = {"train_split": "train", "test_split": "test"}
-    return _changed(
+    return other_images(
         data, source="synthetic", path="", name=label, image_size=size, channels=3, **splits
     )
 
 
 def _clevr_images(data: ConfigDict, label: str, folder: str) -> ConfigDict:
     splits = {"train_split": "train", "test_split": "validation"}
-    return _changed(data, source="clevr", path=folder, name="clevr", label_key=label, **splits)
-
-
-def _changed(data: ConfigDict, **changes) -> ConfigDict:
-    data = data.copy_and_resolve_references()
-    data.update({"image_key": None, "label_key": None, "mixture": ()} | changes)
-    return data
+    return other_images(data, source="clevr", path=folder, name="clevr", label_key=label, **splits)
 
 
 def _on_synthetic(label: str) -> Protocol:

@@ -212,11 +212,17 @@ def data_name(data: ConfigDict | None, labelled: bool) -> str:
     """What tables call the images, such as "imagenet/val"."""
     if data is None:
         return "given features"
+    if data.get("validation"):
+        return f"{_place(data, data.train_split, labelled)}, held out"
+    return _place(data, data.test_split, labelled)
+
+
+def _place(data: ConfigDict, split: str, labelled: bool) -> str:
     if data.source == "synthetic":
         return f"synthetic {(data.name or LABELS[0]) if labelled else 'masks'}"
     if data.name or data.source not in ("npz", "folder", "array_record"):
         return data.name or data.source
-    path = pathlib.PurePath(data.path.replace("{split}", data.test_split))
+    path = pathlib.PurePath(data.path.replace("{split}", split))
     return path.name if path.suffix else "/".join(path.parts[-2:])
 
 

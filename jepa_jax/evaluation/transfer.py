@@ -4,6 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from jepa_jax.data.sources import other_images
 from jepa_jax.errors import UserError, did_you_mean
 from jepa_jax.evaluation.knn import KNN
 from jepa_jax.evaluation.linear import LINEAR
@@ -80,7 +81,6 @@ def run(task: Task, options: Options) -> Result:
 
 def data_section(data: ConfigDict, name: str, options: Options) -> ConfigDict:
     """The section `data` of a config, for another data set."""
-    data = data.copy_and_resolve_references()
     other = {"source": options.source, "test_split": options.test_split}
     other |= {"name": name} if options.source == "tfds" else {"path": name}
     other |= {"train_split": options.train_split, "label_key": options.label_key or None}
@@ -88,8 +88,7 @@ def data_section(data: ConfigDict, name: str, options: Options) -> ConfigDict:
         other |= {"path": "", "train_split": "train"} | KNOWN[name]
     path = other.get("path", "")
     other["path"] = f"{options.folder}/{path}".rstrip("/") if options.folder else path
-    data.update({"name": None, "image_key": None, "mixture": ()} | other)
-    return data
+    return other_images(data, **other)
 
 
 TRANSFER = Protocol("transfer", Options, run, needs="backbone")
