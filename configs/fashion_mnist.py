@@ -6,10 +6,12 @@ The images as data/fashion_mnist_train.npz and data/fashion_mnist_test.npz (or s
 --config.data.path='WHERE/fashion_mnist_{split}.npz'), each with `images` uint8 (n, 28, 28) and
 `labels`. Made once with scikit-learn, which downloads 30 MB:
 
+    import os
     import numpy as np
     from sklearn.datasets import fetch_openml
-    data = fetch_openml("Fashion-MNIST", version=1, as_frame=False)
+    data = fetch_openml("Fashion-MNIST", version=1, as_frame=False, parser="liac-arff")
     images, labels = data.data.reshape(-1, 28, 28).astype(np.uint8), data.target.astype(int)
+    os.makedirs("data", exist_ok=True)
     np.savez("data/fashion_mnist_train.npz", images=images[:60000], labels=labels[:60000])
     np.savez("data/fashion_mnist_test.npz", images=images[60000:], labels=labels[60000:])
 
