@@ -3,11 +3,28 @@
     python launch/train.py --config=configs/cifar10_vits4.py --workdir=runs/cifar10
 
 Images as class folders in data/cifar10/train and data/cifar10/test; for zip files of them, say
---config.data.path=data/cifar10/{split}.zip. Hardware: one GPU of 16 GB. No paper trained this:
-patch 4 gives an 8×8 grid. With data.validation=0.1, 50 epochs of 45,000 images reach 50.2 % by
-k-NN and 59.8 % by a linear probe on 5,000 held-out images, still rising, in 13 minutes of an H100
-that four other runs shared at first and two later: see docs/studies.md. Twice the learning rate
-gave less; longer runs are still to be made. Untried on this network, and the first to try:
+--config.data.path=data/cifar10/{split}.zip. Made once from cifar-10-binary.tar.gz, to be downloaded
+from https://www.cs.toronto.edu/~kriz/cifar.html:
+
+    import os, tarfile
+    import numpy as np
+    from PIL import Image
+    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    with tarfile.open("cifar-10-binary.tar.gz") as tar:
+        for part in [file for file in tar if file.name.endswith(".bin")]:
+            split = "test" if "test" in part.name else "train"
+            records = np.frombuffer(tar.extractfile(part).read(), np.uint8).reshape(-1, 3073)
+            for number, record in enumerate(records):
+                folder = f"data/cifar10/{split}/{names[record[0]]}"
+                os.makedirs(folder, exist_ok=True)
+                image = Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+                image.save(f"{folder}/{os.path.basename(part.name)}.{number}.png")
+
+Hardware: one GPU of 16 GB. No paper trained this: patches of 4×4 pixels give a grid of 8×8. With
+data.validation=0.1, 50 epochs of 45,000 images reach 50.2 % by k-NN and 59.8 % by a linear probe on
+5,000 held-out images, still rising, in 13 minutes of an H100 that four other runs shared at first
+and two later: see docs/studies.md. Twice the learning rate gave less; longer runs are still to be
+made. Untried on this network, and the first to try:
 
     --config.regularizer.variance=0.1 --config.regularizer.covariance=0.01
 
