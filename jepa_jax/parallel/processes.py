@@ -6,6 +6,7 @@ between devices. So none may decide for itself when to stop or to save.
 
 import collections
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -183,14 +184,19 @@ class Wishes:
         """To be called by all at each step, with the same number of wishes."""
         if jax.process_count() == 1:
             return wishes
-        mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
         mine = np.tile(np.array(wishes), (jax.local_device_count(), 1))
-        rows = jax.make_array_from_process_local_data(NamedSharding(mesh, P("all")), mine)
-        self._sent.append(_any(rows, NamedSharding(mesh, P())))
+        self._sent.append(self._any(jax.make_array_from_process_local_data(self._shares, mine)))
         if len(self._sent) <= self._behind:
             return (False,) * len(wishes)
         return jax.device_get(self._sent.popleft()).tolist()
 
+    # Made once: a function made anew would be compiled anew at each step.
+    @functools.cached_property
+    def _shares(self) -> NamedSharding:
+        mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+        return NamedSharding(mesh, P("all"))
 
-def _any(rows: jax.Array, everywhere: NamedSharding) -> jax.Array:
-    return jax.jit(lambda x: jnp.any(x, axis=0), out_shardings=everywhere)(rows)
+    @functools.cached_property
+    def _any(self) -> Callable[[jax.Array], jax.Array]:
+        everywhere = NamedSharding(self._shares.mesh, P())
+        return jax.jit(lambda rows: jnp.any(rows, axis=0), out_shardings=everywhere)
