@@ -7,12 +7,18 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Bucket(MemoryFileSystem):
-    """As gcsfs does it: to append is to overwrite."""
+    """As gcsfs does it: to append is to overwrite, and there are no folders without files."""
 
     protocol = ("gcs", "gs")
 
     def _open(self, path, mode="rb", **options):
         return super()._open(path, mode.replace("a", "w"), **options)
+
+    def mkdir(self, path, create_parents=True, **options):
+        pass
+
+    def makedirs(self, path, exist_ok=False):
+        pass
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -24,6 +30,4 @@ def new_bucket(monkeypatch: pytest.MonkeyPatch) -> epath.Path:
     Bucket.store.clear()
     Bucket.pseudo_dirs[:] = [""]
     monkeypatch.setattr(fsspec, "filesystem", lambda name, **options: Bucket())
-    folder = epath.Path("gs://bucket/run")
-    folder.mkdir(parents=True)
-    return folder
+    return epath.Path("gs://bucket/run")

@@ -173,6 +173,8 @@ class Store:
         place = self.folder.parent / "damaged" / str(step)
         if is_first():
             place.parent.mkdir(exist_ok=True)
+            if is_bucket(place):  # where a folder is there once something lies in it, and not before
+                (place.parent / "about.txt").write_text("Checkpoints that could not be read.\n")
             if place.exists():
                 place.rmtree()
             self.path(step).rename(place)
