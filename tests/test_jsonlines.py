@@ -79,6 +79,22 @@ def test_rows_are_kept_where_nothing_can_be_appended(monkeypatch):
     assert JsonLines(bucket / "metrics.jsonl").rows() == rows
 
 
+def test_rows_outlive_an_outage_of_a_bucket(monkeypatch):
+    lines = JsonLines(new_bucket(monkeypatch) / "metrics.jsonl")
+    lines.append({"step": 1})
+    error = type("HttpError", (Exception,), {"__module__": "gcsfs.retry"})("Backend Error, 503")
+
+    def refuse(*_):
+        raise error
+
+    with monkeypatch.context() as outage:
+        outage.setattr(jsonlines, "write_text", refuse)
+        lines.append({"step": 2})
+        assert not lines.flush()
+    lines.append({"step": 3})
+    assert [row["step"] for row in lines.rows()] == [1, 2, 3]
+
+
 def test_damaged_lines_are_left_out_and_the_others_kept(tmp_path):
     path = epath.Path(tmp_path / "rows.jsonl")
     lines = [

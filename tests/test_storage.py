@@ -172,6 +172,11 @@ def test_in_a_hurry_it_is_given_up(tmp_path):
 DENIED = PermissionError(errno.EACCES, "Permission denied")
 
 
+def of_bucket(module: str, name: str) -> Exception:
+    """What a client of a bucket raises; here without the client."""
+    return type(name, (Exception,), {"__module__": module})("We encountered an error, 503")
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -180,6 +185,11 @@ DENIED = PermissionError(errno.EACCES, "Permission denied")
         (TimeoutError(), True),
         (ValueError("PERMISSION_DENIED: Error opening …"), True),
         (ValueError("UNKNOWN: Error reading …: Input/output error"), True),
+        (of_bucket("gcsfs.retry", "HttpError"), True),
+        (of_bucket("google.auth.exceptions", "RefreshError"), True),
+        (of_bucket("aiohttp.client_exceptions", "ServerDisconnectedError"), True),
+        (of_bucket("tensorflow.python.framework.errors_impl", "NotFoundError"), False),
+        (of_bucket("google.protobuf.message", "DecodeError"), False),
         (FileNotFoundError(errno.ENOENT, "No such file"), False),
         (FileNotFoundError("File about/metadata not found."), False),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), False),
@@ -219,16 +229,17 @@ def test_a_sound_step_that_cannot_be_read_for_a_moment_is_used(tmp_path, monkeyp
     assert kept.restore(SHAPES).step == 4
 
 
-@pytest.mark.parametrize("error", [DENIED, FileNotFoundError("it seems to be missing")])
-def test_a_step_that_cannot_be_read_is_left_where_it_is(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("denied", [DENIED, of_bucket("gcsfs.retry", "HttpError")])
+@pytest.mark.parametrize("error", [None, FileNotFoundError("it seems to be missing")])
+def test_a_step_that_cannot_be_read_is_left_where_it_is(tmp_path, monkeypatch, error, denied):
     kept = two_steps(tmp_path)
-    refuse_to_read(monkeypatch, 100, error)
+    refuse_to_read(monkeypatch, 100, error or denied)
 
-    def denied(path):
-        raise DENIED
+    def touch_all(path):
+        raise denied
 
-    monkeypatch.setattr(store, "touch_all", denied)
-    with pytest.raises(StorageError, match=r"checkpoints/4 cannot be read \(.*Permission denied"):
+    monkeypatch.setattr(store, "touch_all", touch_all)
+    with pytest.raises(StorageError, match=r"checkpoints/4 cannot be read \(.*(denied|503)"):
         kept.restore(SHAPES)
     assert names(tmp_path) == [2, 4]
 

@@ -6,10 +6,11 @@ import pytest
 from etils import epath
 
 from jepa_jax.config import defaults
+from jepa_jax.errors import StorageError
 from jepa_jax.training.changes import Change
 from jepa_jax.training.storage import absolute
 from jepa_jax.training.store import Store
-from jepa_jax.training.workdir import Workdir
+from jepa_jax.training.workdir import Workdir, storage_of
 from tests.bucket import new_bucket
 
 
@@ -44,6 +45,16 @@ def test_a_damaged_checkpoint_can_be_moved_aside(folder):
     assert place == folder / "damaged" / "3"
     assert (place / "state" / "manifest").read_text() == "nonsense"
     assert not step.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"), [("gcsfs.retry", StorageError), ("builtins", ValueError)]
+)
+def test_only_what_storage_raises_is_an_error_of_storage(module: str, expected: type[Exception]):
+    error = type("HttpError", (ValueError,), {"__module__": module})("Backend Error, 503")
+    with pytest.raises(expected, match="503") as raised, storage_of("a file"):
+        raise error
+    assert (raised.type is StorageError) == (expected is StorageError)
 
 
 @pytest.mark.parametrize(

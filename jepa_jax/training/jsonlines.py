@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from jepa_jax.atomic import write_text
-from jepa_jax.training.storage import is_bucket
+from jepa_jax.training.storage import is_bucket, is_refusal
 
 Row = dict[str, Any]
 Change = Callable[[list[Row]], list[Row]]
@@ -39,8 +39,9 @@ class JsonLines:
                     with self._path.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                     return
-                except OSError:
-                    pass
+                except Exception as error:
+                    if not is_refusal(error):
+                        raise
             self.change(functools.partial(_with_last, row))
 
     def change(self, change: Change) -> None:
@@ -57,7 +58,9 @@ class JsonLines:
                     rows = self.rows()
                     if rows or self._path.exists():
                         write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
-                except OSError:
+                except Exception as error:
+                    if not is_refusal(error):
+                        raise
                     return False
                 self._pending = []
             return True

@@ -30,6 +30,14 @@ STATUS = (
     *("RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL", "UNKNOWN"),
 )
 
+# What a bucket is reached through has errors of its own; and how the names of those begin that
+# tell of damage.
+CLIENTS = (
+    *("gcsfs.", "google.auth.", "google.api_core.", "google.cloud."),
+    *("aiohttp.", "requests.", "tensorflow."),
+)
+CLIENTS_DAMAGE = ("NotFound", "DataLoss")
+
 
 class Damaged(Exception):
     """What storage holds is not what was written; the message says why."""
@@ -88,12 +96,20 @@ def is_storage_failure(error: BaseException) -> bool:
 
     Not so for what is missing: on storage that can be reached, that is damage.
     """
-    return any(
-        each.errno not in OF_DAMAGE
-        if isinstance(each, OSError) and not isinstance(each, FileNotFoundError)
-        else str(each).startswith(STATUS)
-        for each in _causes(error)
-    )
+    return any(map(_is_failure, _causes(error)))
+
+
+def _is_failure(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError) and error.errno not in OF_DAMAGE
+    if is_refusal(error):
+        return not type(error).__name__.startswith(CLIENTS_DAMAGE)
+    return str(error).startswith(STATUS)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether storage raised it: an OSError, or what a bucket is reached through."""
+    return isinstance(error, OSError) or f"{type(error).__module__}.".startswith(CLIENTS)
 
 
 def is_bucket(path: epath.Path) -> bool:

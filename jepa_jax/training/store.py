@@ -112,7 +112,7 @@ class Store:
         self._manager = None
         if is_first() and self.folder.exists():
             for path in filter(ocp.utils.is_tmp_checkpoint, self.folder.iterdir()):
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(Exception):
                     path.rmtree()
         items = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
@@ -173,7 +173,7 @@ class Store:
         place = self.folder.parent / "damaged" / str(step)
         if is_first():
             place.parent.mkdir(exist_ok=True)
-            if is_bucket(place):  # where a folder is there once something lies in it, and not before
+            if is_bucket(place):  # where a folder is there only if something lies in it
                 (place.parent / "about.txt").write_text("Checkpoints that could not be read.\n")
             if place.exists():
                 place.rmtree()
@@ -197,7 +197,7 @@ class Store:
                 raise
             try:  # what lies in a folder that may not be entered seems to be missing
                 touch_all(self.path(step))
-            except OSError as refused:
+            except Exception as refused:
                 if is_storage_failure(refused):
                     raise
             raise Damaged(summary(error)) from error

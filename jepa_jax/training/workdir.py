@@ -14,7 +14,7 @@ from jepa_jax.atomic import write_text
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.training.changes import Change
 from jepa_jax.training.jsonlines import JsonLines, parsed
-from jepa_jax.training.storage import summary
+from jepa_jax.training.storage import is_refusal, summary
 
 GOES_ON = "the same command goes on when it can be"
 
@@ -139,10 +139,12 @@ class Workdir:
 
 @contextlib.contextmanager
 def storage_of(what: Any, done: str = "written"):
-    """Around what reads or writes: an OSError in it becomes a StorageError."""
+    """Around what reads or writes: what storage raises in it becomes a StorageError."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        if not is_refusal(error):
+            raise
         raise StorageError(f"{what} cannot be {done} ({summary(error)}): {GOES_ON}") from error
 
 
