@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jepa_jax.errors import StorageError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.training import checkpoints, loop, storage, store
 from jepa_jax.training.checkpoints import Checkpoints
 from jepa_jax.training.loop import FINISHED, train
@@ -241,6 +241,29 @@ def test_a_step_that_cannot_be_read_is_left_where_it_is(tmp_path, monkeypatch, e
     monkeypatch.setattr(store, "touch_all", touch_all)
     with pytest.raises(StorageError, match=r"checkpoints/4 cannot be read \(.*(denied|503)"):
         kept.restore(SHAPES)
+    assert names(tmp_path) == [2, 4]
+
+
+FULL_DEVICE = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FULL_DEVICE, "does not fit into memory: take more devices or a larger mesh.fsdp"),
+        (MemoryError(), "does not fit into memory"),
+        (jax.errors.JaxRuntimeError("INTERNAL: CUDA error"), "CUDA error"),
+        (RuntimeError("can't start new thread"), "new thread"),
+    ],
+)
+def test_a_machine_that_fails_is_no_damage_and_no_failing_storage(
+    tmp_path, monkeypatch, error, expected
+):
+    kept = two_steps(tmp_path)
+    refuse_to_read(monkeypatch, 1, error)
+    with pytest.raises(Exception, match=expected) as raised:
+        kept.restore(SHAPES)
+    assert raised.type is (UserError if "memory" in expected else type(error))
     assert names(tmp_path) == [2, 4]
 
 

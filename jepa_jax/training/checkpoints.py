@@ -18,7 +18,14 @@ from ml_collections import ConfigDict
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.parallel.processes import from_first, gather
 from jepa_jax.training import storage
-from jepa_jax.training.storage import BackOff, Damaged, absolute, patiently, summary
+from jepa_jax.training.storage import (
+    BackOff,
+    Damaged,
+    absolute,
+    is_out_of_memory,
+    patiently,
+    summary,
+)
 from jepa_jax.training.store import Restored, Store
 
 ENOUGH = 3  # failures in a row, before the age of the last good checkpoint counts
@@ -173,7 +180,8 @@ class Checkpoints:
           shapes: a tree of ShapeDtypeStructs with shardings: where the state shall go.
 
         Raises:
-          UserError: if there are checkpoints and none of them is sound.
+          UserError: if there are checkpoints and none of them is sound, or the state does not fit
+            into memory.
         """
         read = functools.partial(self._store.read, shapes=shapes)
         damaged = []
@@ -187,6 +195,13 @@ class Checkpoints:
                 damaged.append((step, problem))
                 self._say(f"warning: the checkpoint {self._store.path(step)} is damaged: {problem}")
                 continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"the state of {self._store.path(step)} does not fit into memory: take more"
+                    " devices or a larger mesh.fsdp"
+                ) from error
             for step, _ in damaged:
                 place = self._patiently(self._store.put_aside, "{} cannot be moved away", step)
                 self._say(f"warning: it is now {place}; going on from {restored.step}")

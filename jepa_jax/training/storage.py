@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import jax
 from etils import epath
 
 from jepa_jax.errors import StorageError
@@ -96,7 +97,7 @@ def is_storage_failure(error: BaseException) -> bool:
 
     Not so for what is missing: on storage that can be reached, that is damage.
     """
-    return any(map(_is_failure, _causes(error)))
+    return not is_of_machine(error) and any(map(_is_failure, _causes(error)))
 
 
 def _is_failure(error: BaseException) -> bool:
@@ -110,6 +111,23 @@ def _is_failure(error: BaseException) -> bool:
 def is_refusal(error: BaseException) -> bool:
     """Whether storage raised it: an OSError, or what a bucket is reached through."""
     return isinstance(error, OSError) or f"{type(error).__module__}.".startswith(CLIENTS)
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether memory, threads or devices failed, which says nothing of storage or what it holds."""
+    return any(
+        isinstance(each, jax.errors.JaxRuntimeError | MemoryError)
+        or str(each) == "can't start new thread"
+        for each in _causes(error)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the host or of a device did not suffice."""
+    return is_of_machine(error) and any(
+        isinstance(each, MemoryError) or str(each).startswith("RESOURCE_EXHAUSTED")
+        for each in _causes(error)
+    )
 
 
 def is_bucket(path: epath.Path) -> bool:

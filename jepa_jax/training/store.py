@@ -25,6 +25,7 @@ from jepa_jax.training.checksums import checksums
 from jepa_jax.training.storage import (
     Damaged,
     is_bucket,
+    is_of_machine,
     is_storage_failure,
     side_by_side,
     summary,
@@ -193,7 +194,7 @@ class Store:
             with side_by_side():
                 return self._opened.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
-            if is_storage_failure(error):
+            if is_storage_failure(error) or is_of_machine(error):
                 raise
             try:  # what lies in a folder that may not be entered seems to be missing
                 touch_all(self.path(step))
