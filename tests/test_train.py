@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.probe import Probe
 from jepa_jax.training import loop
 from jepa_jax.training.goodput import goodput
 from jepa_jax.training.loop import FINISHED, STOPPED, train
@@ -110,10 +111,14 @@ def test_stopped_and_started_again_equals_straight_through(finished, tmp_path, m
         assert train(tiny(), str(tmp_path)) == STOPPED
         monkeypatch.undo()
         assert rows(tmp_path)[-1]["step"] == step
+    monkeypatch.setattr(Probe, "pixel_scores", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(tiny(), str(tmp_path)) == STOPPED  # between two looks at the end
+    monkeypatch.undo()
+    assert not (tmp_path / "results.json").exists()
     assert train(tiny(), str(tmp_path)) == FINISHED
     assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(finished)]
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, STEPS + 1))
-    assert goodput(events(tmp_path)).starts == 3
+    assert goodput(events(tmp_path)).starts == 4
 
 
 def saved(folder: pathlib.Path, step: int) -> None:

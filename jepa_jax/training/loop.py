@@ -97,12 +97,14 @@ def go_on(run: Run, changes: Sequence[str]) -> int:
                 break
             except Diverged as diverged:
                 state, start = roll_back(run, start, diverged, display)
-        if reached < run.total:
+        results = None
+        if reached == run.total:
+            with run.ledger("evaluation", step=run.total):
+                results = finish(run, state, display, stop)
+        if results is None:
             display.say(f"stopped and saved after step {reached}; the same command goes on")
             return STOPPED
 
-        with run.ledger("evaluation", step=run.total):
-            results = finish(run, state, display)
         if results["accuracy"]:
             display.say(result_table(results["accuracy"]))
         if account := goodput(run.workdir.events()):
@@ -281,17 +283,31 @@ def _lacks_scores(run: Run, step: int) -> bool:
     return processes.from_first(any(row["step"] == step and "knn" not in row for row in rows))
 
 
-def finish(run: Run, state: ijepa.State, display: Display) -> dict[str, Any]:
-    """Compares what was learned with what was there before, and draws it."""
-    accuracy = {}
+def finish(
+    run: Run, state: ijepa.State, display: Display, stop: StopWish
+) -> dict[str, Any] | None:
+    """Compares what was learned with what was there before, and draws it.
+
+    Returns:
+      What is in results.json, or None if a signal came before it was found: the next start does it.
+    """
+
+    def untrained() -> dict[str, float]:
+        encoder = jax.jit(run.fresh, out_shardings=run.sharding)().target
+        return run.probe.scores(run.model, encoder)
+
+    looks = {}
     if run.probe:
         if run.config.probe.compare:
-            display.say("probing raw pixels and the untrained encoder, to compare")
-            untrained = jax.jit(run.fresh, out_shardings=run.sharding)().target
-            accuracy["raw pixels"] = run.probe.pixel_scores()
-            accuracy["untrained encoder"] = run.probe.scores(run.model, untrained)
-        display.say("probing the trained encoder")
-        accuracy[TRAINED] = run.probe.scores(run.model, state.target)
+            looks |= {"raw pixels": run.probe.pixel_scores, "untrained encoder": untrained}
+        looks[TRAINED] = functools.partial(run.probe.scores, run.model, state.target)
+    accuracy = {}
+    for name, look in looks.items():
+        if any(processes.gather(bool(stop))):
+            return None
+        display.say(f"probing the {name}")
+        accuracy[name] = look()
+    if run.probe:
         run.workdir.amend(run.total, accuracy[TRAINED])
     rows, folder = run.workdir.rows(), run.workdir.path
     from jepa_jax.visualize.run import draw_run  # only now: it takes a second
