@@ -153,13 +153,14 @@ def test_a_run_writes_them(tmp_path):
 
     c = tiny()
     c.train.epochs, c.train.warmup_epochs = 2 / 22, 0.0
-    c.data.test_split = ""
+    c.probe.compare, c.probe.train_images, c.probe.test_images = False, 200, 200
     c.doctor.every = 2
     c.logging.to = "tensorboard"
     assert train(c, str(tmp_path)) == FINISHED
     (file,) = (tmp_path / "tensorboard").iterdir()
     written = file.read_bytes()
     assert b"loss" in written
+    assert b"knn" in written  # of the end: there is no probe before
     assert b"log10_eigenvalues" in written
     assert b"features" in written  # the picture
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -309,6 +309,7 @@ def finish(
         accuracy[name] = look()
     if run.probe:
         run.workdir.amend(run.total, accuracy[TRAINED])
+        display.log(run.total, accuracy[TRAINED])
     rows, folder = run.workdir.rows(), run.workdir.path
     from jepa_jax.visualize.run import draw_run  # only now: it takes a second
 

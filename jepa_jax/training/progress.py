@@ -42,8 +42,7 @@ class Display:
 
     def update(self, row: dict[str, Any]) -> None:
         """One row of metrics."""
-        if self._loggers:
-            self._loggers.scalars(row["step"], row)
+        self.log(row["step"], row)
         loss = float("nan") if row["loss"] is None else row["loss"]
         values = (
             f"loss {loss:.4f}  {row['images_per_second'] or 0:,.0f} images/s"
@@ -60,12 +59,16 @@ class Display:
 
     def probed(self, step: int, scores: dict[str, float]) -> None:
         """What the probes found."""
-        if self._loggers:
-            self._loggers.scalars(step, scores)
+        self.log(step, scores)
         self.say(
             f"step {step}: k-NN {scores['knn']:.1%}, linear probe {scores['linear']:.1%}"
             " on held-out images"
         )
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Numbers for the loggers alone."""
+        if self._loggers:
+            self._loggers.scalars(step, values)
 
     def diagnosed(self, step: int, found: Measures) -> None:
         """The spread of the features' directions; their numbers come with the row."""
