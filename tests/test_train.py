@@ -165,6 +165,15 @@ def test_a_probe_that_a_crash_cut_short_is_done_again(finished, tmp_path, monkey
     assert goodput(events(tmp_path)).repeated == 0
 
 
+def test_two_at_once_are_refused(finished):
+    with (
+        Workdir(finished).lock(),
+        pytest.raises(UserError, match=f"another process is training in {finished}: let it"),
+    ):
+        train(tiny(), str(finished))
+    assert train(tiny(), str(finished)) == FINISHED
+
+
 def test_another_config_is_refused_with_the_difference(finished):
     config = tiny()
     config.optim.learning_rate = 0.5

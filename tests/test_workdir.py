@@ -1,12 +1,16 @@
 """The folder of a run, also in a bucket."""
 
+import errno
+import fcntl
 import os
+import subprocess
+import sys
 
 import pytest
 from etils import epath
 
 from jepa_jax.config import defaults
-from jepa_jax.errors import StorageError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.training.changes import Change
 from jepa_jax.training.storage import absolute
 from jepa_jax.training.store import Store
@@ -35,6 +39,36 @@ def test_all_that_a_run_writes_is_found_again(folder):
     assert again.rows() == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "knn": 0.5}]
     assert [row["index"] for row in again.broken()] == [7]
     assert again.results() == {"step": 2, "accuracy": {}}
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
+    program = (
+        "import sys, time; from jepa_jax.training.workdir import Workdir\n"
+        "with Workdir(sys.argv[1]).lock(): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with (
+            pytest.raises(UserError, match="another process is training"),
+            Workdir(tmp_path).lock(),
+        ):
+            pass
+        with Workdir(tmp_path, writes=False).lock():
+            pass
+        process.kill()
+    with Workdir(tmp_path).lock():
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_where_there_are_no_locks_it_goes_without(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Workdir(tmp_path).lock(), Workdir(tmp_path).lock():
+        pass
 
 
 def test_a_damaged_checkpoint_can_be_moved_aside(folder):

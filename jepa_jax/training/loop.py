@@ -53,20 +53,21 @@ def train(
     Raises:
       UserError: for what the user can mend.
     """
-    run = prepare(config, path, began)
-    results = run.workdir.results()
-    finished = results is not None and results["step"] == run.total
-    changes = claim(run, force, finished)
-    if finished:
-        with Display(run.total, run.total) as display:
-            display.say(f"{path} is finished: all {run.total} steps are done")
-            if results["accuracy"]:
-                display.say(result_table(results["accuracy"]))
-        return FINISHED
-    stacks = run.workdir.path / f"stacks_{jax.process_index()}.txt"
-    keep_programs(run.workdir.path / "programs")
-    with run.ledger, Watchdog(run.ledger, config.guard.hang_minutes, stacks):
-        return go_on(run, changes)
+    with contextlib.ExitStack() as held:
+        run = prepare(config, path, began, held)
+        results = run.workdir.results()
+        finished = results is not None and results["step"] == run.total
+        changes = claim(run, force, finished)
+        if finished:
+            with Display(run.total, run.total) as display:
+                display.say(f"{path} is finished: all {run.total} steps are done")
+                if results["accuracy"]:
+                    display.say(result_table(results["accuracy"]))
+            return FINISHED
+        stacks = run.workdir.path / f"stacks_{jax.process_index()}.txt"
+        keep_programs(run.workdir.path / "programs")
+        with run.ledger, Watchdog(run.ledger, config.guard.hang_minutes, stacks):
+            return go_on(run, changes)
 
 
 def go_on(run: Run, changes: Sequence[str]) -> int:
@@ -283,9 +284,7 @@ def _lacks_scores(run: Run, step: int) -> bool:
     return processes.from_first(any(row["step"] == step and "knn" not in row for row in rows))
 
 
-def finish(
-    run: Run, state: ijepa.State, display: Display, stop: StopWish
-) -> dict[str, Any] | None:
+def finish(run: Run, state: ijepa.State, display: Display, stop: StopWish) -> dict[str, Any] | None:
     """Compares what was learned with what was there before, and draws it.
 
     Returns:

@@ -1,5 +1,6 @@
 """What a run is made of, and whether it may go on where it lies."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -69,8 +70,17 @@ class Run:
         return tree_sharding(self.shapes, self.mesh)
 
 
-def prepare(config: ConfigDict, path: str, began: float | None = None) -> Run:
-    """What is asked for, and whether it can be done."""
+def prepare(
+    config: ConfigDict,
+    path: str,
+    began: float | None = None,
+    held: contextlib.ExitStack | None = None,
+) -> Run:
+    """What is asked for, and whether it can be done.
+
+    Args:
+      held: what shall hold the lock of the folder; None: who does not train needs none.
+    """
 
     def parts() -> dict[str, Any]:
         validate(config, jax.device_count())
@@ -83,12 +93,15 @@ def prepare(config: ConfigDict, path: str, began: float | None = None) -> Run:
             batch_size=config.train.batch_size,
             shard=process_share(mesh),
         )
+        workdir = Workdir(path, writes=is_first())
+        if held:
+            held.enter_context(workdir.lock())
         return {
             "loader": loader,
             "probe": Probe(config, source, mesh) if config.data.test_split else None,
             "model": build_model(config, loader.steps_per_epoch),
             "total": total_steps(config, loader.steps_per_epoch),
-            "workdir": Workdir(path, writes=is_first()),
+            "workdir": workdir,
             "mesh": mesh,
         }
 

@@ -1,10 +1,11 @@
 """The folder of a run: its config, its metrics and its results."""
 
 import contextlib
+import fcntl
 import functools
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -14,7 +15,7 @@ from jepa_jax.atomic import write_text
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.training.changes import Change
 from jepa_jax.training.jsonlines import JsonLines, parsed
-from jepa_jax.training.storage import is_refusal, summary
+from jepa_jax.training.storage import is_bucket, is_refusal, summary
 
 GOES_ON = "the same command goes on when it can be"
 
@@ -42,6 +43,28 @@ class Workdir:
             self.path / "broken_images.jsonl", step=int, index=int, problem=str
         )
         self._writes = writes
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training here at the same time; ends with this one.
+
+        There is none in a bucket, and on some network drives.
+
+        Raises:
+          UserError: if another process has it.
+        """
+        with contextlib.ExitStack() as held:
+            if self._writes and not is_bucket(self.path):
+                try:
+                    file = held.enter_context(open(self.path / "lock", "a"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(
+                        f"another process is training in {self.path}: let it finish, or stop it"
+                    ) from error
+                except OSError:  # no locks; or nothing can be written, which is told soon enough
+                    pass
+            yield
 
     def config(self) -> dict[str, Any] | None:
         """The config that the run was last started with, or None if there is no run.
