@@ -1,11 +1,15 @@
 """Loggers: what reaches TensorBoard, Weights & Biases and MLflow, and that none stops a run."""
 
 import importlib.util
+import io
 import json
+import sys
 import threading
+import unittest.mock
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from jepa_jax.config import defaults
@@ -13,6 +17,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.training import loggers
 from jepa_jax.training.loggers import Loggers
 from jepa_jax.validation import validate
+from tests.bucket import new_bucket
 from tests.tiny import tiny
 
 
@@ -33,25 +38,43 @@ def log(name: str, folder, start: int = 0) -> list[str]:
     return said
 
 
-@needs("tensorboardX")
-def test_tensorboard(tmp_path):
+def tensorboard_events(folder) -> list:
+    """Those of all files, one after the other."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import RecordWriter  # noqa: F401  (the format's other side)
 
-    assert log("tensorboard", tmp_path) == []
-    tags = {}
-    for file in (tmp_path / "tensorboard").iterdir():
+    events = []
+    for file in sorted((folder / "tensorboard").iterdir()):
         data = file.read_bytes()
         while data:  # length, its checksum, record, its checksum
             length = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + length])
+            events.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
-            for value in event.summary.value:
-                tags.setdefault(value.tag, []).append((event.step, value))
+    return events
+
+
+@needs("tensorboardX")
+def test_tensorboard(tmp_path):
+    assert log("tensorboard", tmp_path) == []
+    tags = {}
+    for event in tensorboard_events(tmp_path):
+        for value in event.summary.value:
+            tags.setdefault(value.tag, []).append((event.step, value))
     assert [(step, value.simple_value) for step, value in tags["loss"]] == [(1, 1.0), (2, 0.5)]
     assert (tags["masks"][0][1].image.height, tags["masks"][0][1].image.width) == (6, 8)
     assert tags["spectrum"][0][1].histo.num == 10
     assert "knn" not in tags
+
+
+@needs("tensorboardX")
+def test_tensorboard_hides_what_a_run_left_when_it_went_back(tmp_path):
+    with Loggers(["tensorboard"], defaults(), tmp_path, 0, print) as all_of_them:
+        for step in (1, 2, 3, 2):
+            all_of_them.scalars(step, {"loss": 0.5})
+    events = tensorboard_events(tmp_path)
+    assert [event.step for event in events if event.HasField("session_log")] == [2]
+    steps = [event.step for event in events if event.summary.value]
+    assert steps == [0, 1, 2, 3, 2]  # 0: the config
 
 
 @needs("wandb")
@@ -64,6 +87,18 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
     assert log("wandb", tmp_path, start=2) == []
     assert (tmp_path / "wandb_id").read_text() == first
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{first}"))) >= 1
+
+
+def test_wandb_gets_steps_that_go_back_as_values(tmp_path, monkeypatch):
+    """What is logged with `step=` below an earlier one, it drops."""
+    wandb = unittest.mock.MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    logger = loggers.WandB(epath.Path(tmp_path), defaults(), 0)
+    for step in (2, 1):
+        logger.scalars(step, {"loss": 0.5})
+    run = wandb.init.return_value
+    assert run.log.mock_calls == [unittest.mock.call({"loss": 0.5, "step": s}) for s in (2, 1)]
+    run.define_metric.assert_called_with("*", step_metric="step")
 
 
 @needs("mlflow")
@@ -118,7 +153,13 @@ def test_one_that_fails_is_told_once_and_left_out():
     assert record(5) == [
         "warning: recorder gets nothing any more (SystemExit: no more); the run goes on"
     ]
-    assert len(Recorder.got) == 2
+    assert Recorder.got[2:] == ["closed"]
+
+
+def test_the_first_error_is_the_one_that_is_told(monkeypatch):
+    monkeypatch.setattr(Recorder, "close", lambda self: 1 / 0)
+    assert "(SystemExit: no more)" in record(5)[0]
+    assert "(ZeroDivisionError: " in record(2)[0]
 
 
 def test_one_that_hangs_delays_nothing(monkeypatch):
@@ -132,6 +173,19 @@ def test_one_that_hangs_delays_nothing(monkeypatch):
             all_of_them.scalars(step, {"loss": 0.5})
     release.set()
     assert said == ["warning: stuck gets nothing any more (it is too slow); the run goes on"]
+
+
+def test_pictures_and_mlflow_in_a_bucket(monkeypatch):
+    folder = new_bucket(monkeypatch)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(file, "png")
+    (folder / "masks.png").write_bytes(file.getvalue())
+    assert loggers._picture(folder / "masks.png").size == (8, 6)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="write to gs://bucket/run: set MLFLOW_TRACKING_URI"):
+        loggers.check_place(["mlflow"], folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost")
+    loggers.check_place(["mlflow"], folder)
 
 
 def test_an_unknown_logger_is_answered_with_the_nearest():

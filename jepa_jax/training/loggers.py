@@ -5,15 +5,17 @@ They work in threads of their own: one that fails or hangs is told of and left o
 stop or delay a run.
 """
 
+import contextlib
 import functools
 import importlib.util
+import io
 import math
 import os
 import queue
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +29,7 @@ from jepa_jax.training.storage import is_bucket
 
 PENDING = 1000  # calls that may wait for a slow one; what comes on top is dropped
 LAST_WORDS = 60.0  # seconds for what still waits at the end of a run
+MLFLOW_PLACE = "MLFLOW_TRACKING_URI"
 
 
 class Logger(Protocol):
@@ -47,22 +50,29 @@ class TensorBoard:
     def __init__(self, folder: epath.Path, config: ConfigDict, start: int):
         from tensorboardX import SummaryWriter
 
+        self._make = functools.partial(SummaryWriter, str(folder / "tensorboard"))
         # What was written of later steps by a start before this one is hidden.
-        purge = start + 1 if start else None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self._writer = self._make(purge_step=start + 1 if start else None)
+        self._last = start
         if not start:
             self._writer.add_text("config", f"```yaml\n{config}\n```", 0)
 
+    def _at(self, step):
+        if step < self._last:  # the run went back
+            self._writer.close()
+            self._writer = self._make(purge_step=step, filename_suffix=f".from_{step}")
+        self._last = step
+        return self._writer
+
     def scalars(self, step, values):
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._at(step).add_scalar(name, value, step)
 
     def image(self, step, name, file):
-        with Image.open(file) as image:
-            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._at(step).add_image(name, np.asarray(_picture(file)), step, dataformats="HWC")
 
     def histogram(self, step, name, values):
-        self._writer.add_histogram(name, values, step)
+        self._at(step).add_histogram(name, values, step)
 
     def close(self):
         self._writer.close()
@@ -83,15 +93,18 @@ class WandB:
             dir=tempfile.mkdtemp() if is_bucket(folder) else str(folder),
             config=config.to_dict(),
         )
+        # Its own count of steps never goes back, as a run may: it would drop what comes then.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step, values):
-        self._run.log(dict(values), step=step)
+        self._run.log({**values, "step": step})
 
     def image(self, step, name, file):
-        self._run.log({name: self._wandb.Image(str(file))}, step=step)
+        self._run.log({name: self._wandb.Image(_picture(file)), "step": step})
 
     def histogram(self, step, name, values):
-        self._run.log({name: self._wandb.Histogram(values)}, step=step)
+        self._run.log({name: self._wandb.Histogram(values), "step": step})
 
     def close(self):
         self._run.finish()
@@ -100,13 +113,13 @@ class WandB:
 class MLflow:
     """A run of MLflow, the same one after each stop. Extra `mlflow`.
 
-    It lies where MLFLOW_TRACKING_URI says, or else in the run's folder.
+    It lies where MLFLOW_TRACKING_URI says, or else in the run's folder, but not in a bucket.
     """
 
     def __init__(self, folder: epath.Path, config: ConfigDict, start: int):
         import mlflow
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        uri = os.environ.get(MLFLOW_PLACE)
         own = os.path.abspath(folder)
         self._client = mlflow.MlflowClient(uri or f"sqlite:///{own}/mlflow.db")
 
@@ -133,8 +146,7 @@ class MLflow:
             self._client.log_metric(self._run, name, value, step=step)
 
     def image(self, step, name, file):
-        with Image.open(file) as image:
-            self._client.log_image(self._run, image.convert("RGB"), key=name, step=step)
+        self._client.log_image(self._run, _picture(file), key=name, step=step)
 
     def histogram(self, step, name, values):
         """MLflow has no histograms: quantiles instead."""
@@ -169,6 +181,12 @@ def check_loggers(names: Sequence[str]) -> None:
                 f"logging.to={name} needs the package {LOGGERS[name][1]}:"
                 f" pip install 'jepa_jax[{name}]'"
             )
+
+
+def check_place(names: Sequence[str], folder: epath.Path) -> None:
+    """Raises UserError for MLflow without a place of its own for a run in a bucket."""
+    if "mlflow" in names and is_bucket(folder) and not os.environ.get(MLFLOW_PLACE):
+        raise UserError(f"logging.to=mlflow can't write to {folder}: set {MLFLOW_PLACE}")
 
 
 class Loggers:
@@ -248,11 +266,17 @@ class _Worker:
             self._fail(f"it did not end within {LAST_WORDS:g} seconds")
 
     def _work(self) -> None:
-        try:
-            logger, method = self._make(), ""
-            while method != "close" and not self._failed.is_set():
+        with self._telling(), contextlib.closing(self._make()) as logger, self._telling():
+            while not self._failed.is_set():
                 method, arguments = self._calls.get()
+                if method == "close":
+                    return
                 getattr(logger, method)(*arguments)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:  # also SystemExit, which wandb raises
             self._fail(f"{type(error).__name__}: {error}".splitlines()[0])
 
@@ -269,6 +293,12 @@ def _kept(file: epath.Path, make: Callable[[], str]) -> str:
     made = make()
     file.write_text(made)
     return made
+
+
+def _picture(file: os.PathLike) -> Image.Image:
+    """One that may lie in a bucket."""
+    with Image.open(io.BytesIO(epath.Path(file).read_bytes())) as image:
+        return image.convert("RGB")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = ""):

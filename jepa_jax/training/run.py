@@ -30,6 +30,7 @@ from jepa_jax.training.changes import (
 )
 from jepa_jax.training.checkpoints import Checkpoints
 from jepa_jax.training.ledger import Ledger
+from jepa_jax.training.loggers import check_place, logger_names
 from jepa_jax.training.setup import build_model, purpose_key, total_steps
 from jepa_jax.training.workdir import Workdir
 from jepa_jax.validation import validate
@@ -94,6 +95,7 @@ def prepare(
             shard=process_share(mesh),
         )
         workdir = Workdir(path, writes=is_first())
+        check_place(logger_names(config), workdir.path)
         if held:
             held.enter_context(workdir.lock())
         return {
