@@ -2,7 +2,9 @@
 
 import multiprocessing
 import operator
+import os
 import pickle
+import resource
 import subprocess
 import sys
 import tarfile
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jepa_jax.data.broken import read_sound
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from tests.recording import (
@@ -131,6 +134,44 @@ def test_first_record_of_junk_does_not_hide_the_labels_of_a_data_set(tmp_path):
     assert source.labelled
     assert source.classes == CLASSES
     assert source.labels([1, 5]).tolist() == [1, 1]
+
+
+@pytest.fixture
+def limit():
+    """Sets how many files may be open: what a process may raise by itself, and what not."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def lower(soft, hard=before[1]):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    yield lower
+    lower(before[0])
+
+
+def many_shards(tmp_path, count=80):
+    for i in range(count):
+        write_records(tmp_path / f"{i:03}.array_record", [png(i)])
+    return tmp_path / "*.array_record"
+
+
+def test_more_shards_may_be_open_than_a_process_is_given(tmp_path, limit):
+    shards = many_shards(tmp_path)
+    limit(len(os.listdir("/proc/self/fd")) + 40)
+    assert [image for image, _ in contents(read_records(shards))] == [png(i) for i in range(80)]
+
+
+def test_too_many_shards_for_a_process_are_refused(tmp_path, monkeypatch):
+    shards = many_shards(tmp_path, 3)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (258, 258))
+    with pytest.raises(UserError, match=r"may have 258 files open .*: raise the limit"):
+        read_records(shards)
+
+
+def test_no_image_is_replaced_because_too_many_files_are_open(tmp_path, limit):
+    source = read_records(many_shards(tmp_path, 2))
+    limit(3)  # fewer than are open already
+    with pytest.raises(UserError, match=r"files open here, too few for these images"):
+        read_sound(source, 1, lambda example: example.image)
 
 
 # ArrayRecord files alone

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from jepa_jax.data.descriptors import TooManyFiles
 from jepa_jax.data.sources import Example, Source
 from jepa_jax.errors import UserError
 
@@ -26,13 +27,16 @@ def read_sound(
       broken: the one that was asked for if it could not be read, or -1.
 
     Raises:
-      UserError: if a hundred in a row can't be read, and more than the share.
+      UserError: if a hundred in a row can't be read, and more than the share; if no more files may
+        be open.
     """
     problem, most = None, min(max(IN_A_ROW, math.ceil(share * len(source))), len(source))
     for offset in range(most):
         used = (index + offset) % len(source)
         try:
             image = view(source[used])
+        except TooManyFiles:
+            raise
         except UserError as error:
             problem = problem or error
         else:

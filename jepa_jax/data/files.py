@@ -1,5 +1,6 @@
 """Image files in a folder, in a zip or in a tar file, with the folders in it as their classes."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 
 from jepa_jax.data.archives import COMPRESSED, Archive, Tar, Zip
+from jepa_jax.data.descriptors import too_many_files
 from jepa_jax.data.names import SUFFIXES, Names, class_of_each, is_image, is_visible, normal
 from jepa_jax.data.protocol import Example, Indices, Labels
 from jepa_jax.errors import UserError
@@ -94,4 +96,6 @@ def _images(folder: str, within: str = "", above: tuple[str, ...] = ()) -> Itera
 
 
 def _refuse(error: OSError) -> NoReturn:
+    if error.errno == errno.EMFILE:
+        raise too_many_files() from error
     raise UserError(f"{error.filename} can't be read: {error.strerror}") from error

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from ml_collections import ConfigDict
 from tensorflow_datasets.proto import tf_example_pb2
 
+from jepa_jax.data.descriptors import EXHAUSTED, allow, too_many_files
 from jepa_jax.data.fields import Fields, from_example, from_folder, is_image_file
 from jepa_jax.data.joined import joined
 from jepa_jax.data.protocol import Example, Indices, Labels, Source
@@ -54,6 +55,7 @@ class RecordSource:
         self._shards = [shard for shard in shards if shard.take]
         if not self._shards:
             raise UserError(f"{where} holds no images: name another split or other files")
+        allow(len(self._shards))  # each stays open once it was read
         self._starts = [0, *itertools.accumulate(shard.take for shard in self._shards)]
         self._files = [ArrayRecordDataSource([shard]) for shard in self._shards]
         self._fields = self._first(data, fields)
@@ -95,6 +97,8 @@ class RecordSource:
         try:
             return self._files[k][place], name
         except (RuntimeError, ValueError) as error:  # as ArrayRecord says it
+            if EXHAUSTED in str(error):
+                raise too_many_files() from error
             raise UserError(f"{name} can't be read: copy or prepare the file again") from error
 
     def _first(self, data: ConfigDict, fields: Fields | None) -> Fields:
@@ -136,6 +140,8 @@ def _whole(path: Path) -> Shard:
     try:
         length = len(ArrayRecordDataSource(str(path)))
     except RuntimeError as error:
+        if EXHAUSTED in str(error):
+            raise too_many_files() from error
         message = f"{path} isn't a whole ArrayRecord file: copy or make it again"
         raise UserError(message) from error
     return Shard(str(path), 0, length, length)

@@ -9,6 +9,7 @@ import grain
 import numpy as np
 
 from jepa_jax.data.decoding import decode
+from jepa_jax.data.descriptors import TooManyFiles
 from jepa_jax.data.resizing import Pixels
 from jepa_jax.data.sources import Source
 from jepa_jax.errors import UserError
@@ -45,6 +46,8 @@ def survey(source: Source, indices: Sequence[int], channels: int, threads: int) 
             raw = example.image
             digest = hashlib.sha256(raw if isinstance(raw, bytes) else raw.tobytes()).digest()
             pixels = decode(example, channels)
+        except TooManyFiles:
+            raise
         except UserError as error:
             return str(error)
         return example.name, example.label, digest, pixels.shape[:2], *_moments(pixels)
