@@ -165,6 +165,27 @@ def test_parts_are_joined_and_their_classes_merged(tmp_path, lay_out):
         source[4]
 
 
+@pytest.mark.parametrize(
+    ("parts", "classes", "expected"),
+    [
+        (["cat/1.jpg cat/2.jpg", "cat/3.jpg dog/4.jpg"], ("cat", "dog"), [0, 0, 0, 1]),
+        (["cat/1.jpg cat/2.jpg", "dog/3.jpg"], ("cat", "dog"), [0, 0, 1]),
+        (["cat/in/1.jpg cat/out/2.jpg", "cat/in/3.jpg dog/in/4.jpg"], ("cat", "dog"), [0, 0, 0, 1]),
+        (["all/cat/1.jpg", "all/dog/in/2.jpg all/dog/3.jpg"], ("cat", "dog"), [0, 1, 1]),
+        (["a/cat/1.jpg a/dog/2.jpg", "b/dog/3.jpg"], ("cat", "dog"), [0, 1, 1]),
+        (["a/all/cat/1.jpg a/all/dog/2.jpg", "b/all/cat/3.jpg"], ("cat", "dog"), [0, 1, 0]),
+        (["b/cat/1.jpg", "b/cat/2.jpg"], None, None),
+    ],
+    ids=["one class", "each its own", "deeper", "shared outer", "own outer", "both", "none"],
+)
+def test_class_folders_are_seen_over_all_parts(tmp_path, lay_out, parts, classes, expected):
+    for number, names in enumerate(parts):
+        path = lay_out(*names.split(), place=f"part_{number}")
+    source = read(tmp_path / f"part_*{path.suffix}")
+    assert source.classes == classes
+    assert (labels(source) if source.labelled else None) == expected
+
+
 def test_half_labelled_parts_are_refused(tmp_path, lay_out):
     lay_out("cat/1.jpg", "dog/2.jpg", place="a")
     path = lay_out("3.jpg", place="b")

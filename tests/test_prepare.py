@@ -51,7 +51,7 @@ def test_images_without_labels(tmp_path, capsys):
     found = records(tmp_path / "set", "train")
     assert len(found) == 8
     assert all(set(record) == {"image", "file_name"} for record in found.values())
-    why = "the images of split 'train' have no labels: they are in no class folders"
+    why = "the images of split 'train' have no labels: they are not in folders of several classes"
     assert why in " ".join(capsys.readouterr().out.split())
 
 

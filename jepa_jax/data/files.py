@@ -2,16 +2,25 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from jepa_jax.data.archives import COMPRESSED, Archive, Tar, Zip
-from jepa_jax.data.descriptors import too_many_files
-from jepa_jax.data.names import SUFFIXES, Names, class_of_each, is_image, is_visible, normal
-from jepa_jax.data.protocol import Example, Indices, Labels
+from jepa_jax.data.descriptors import allow, too_many_files
+from jepa_jax.data.joined import joined
+from jepa_jax.data.names import (
+    SUFFIXES,
+    Names,
+    class_of_each,
+    is_image,
+    is_visible,
+    normal,
+    outer_folders,
+)
+from jepa_jax.data.protocol import Example, Indices, Labels, Source
 from jepa_jax.errors import UserError
 
 
@@ -34,15 +43,16 @@ class Folder:
 
 
 class FileSource:
-    """Image files; the bytes are read when an example is asked for. `names` are their paths."""
+    """Image files; the bytes are read when an example is asked for. `names` are their paths.
 
-    def __init__(self, found: Folder | Archive):
-        if not found.names:
-            kinds = " ".join(SUFFIXES)
-            raise UserError(f"{found.path} holds no images: put some there ({kinds})")
+    Args:
+      outer: how many folders lie around the class folders.
+    """
+
+    def __init__(self, found: Folder | Archive, outer: int):
         self._files, self.names = found, found.names
         self._labels = self.classes = None
-        if (each := class_of_each(found.names, found.path)) is not None:
+        if (each := class_of_each(found.names, outer, found.path)) is not None:
             self.classes = tuple(sorted(set(each)))
             number = {name: label for label, name in enumerate(self.classes)}
             self._labels = np.fromiter(map(number.get, each), np.int32, len(each))
@@ -60,15 +70,33 @@ class FileSource:
         return self._labels[indices]
 
 
-def open_files(path: Path) -> FileSource:
-    """The images in the folder, zip or tar file at `path`. Any other file raises UserError."""
+def open_files(paths: Sequence[Path]) -> Source:
+    """The images in these folders, zip and tar files. Any other file raises UserError.
+
+    Which folders are classes is seen over all of them: one alone may hold a single class.
+    """
+    allow(len(paths))  # an archive stays open
+    found = [_find(path) for path in paths]
+    outer = outer_folders([part.names for part in found])
+    return joined([FileSource(part, outer) for part in found])
+
+
+def _find(path: Path) -> Folder | Archive:
+    """What is in one of them: at least an image."""
+    found = _look_into(path)
+    if not found.names:
+        raise UserError(f"{path} holds no images: put some there ({' '.join(SUFFIXES)})")
+    return found
+
+
+def _look_into(path: Path) -> Folder | Archive:
     name = path.name.lower()
     if path.is_dir():
-        return FileSource(Folder(path))
+        return Folder(path)
     if name.endswith(".zip"):
-        return FileSource(Zip(path))
+        return Zip(path)
     if name.endswith(".tar"):
-        return FileSource(Tar(path))
+        return Tar(path)
     if name.endswith(COMPRESSED):
         raise UserError(
             f"{path} is compressed as a whole, so that no image can be read alone: unpack it, "

@@ -1,6 +1,6 @@
 """The names of many image files: kept in little memory, and the classes that they tell."""
 
-import os
+import itertools
 import posixpath
 import sys
 from collections.abc import Iterable, Sequence
@@ -56,26 +56,57 @@ def is_visible(part: str) -> bool:
     return not part.startswith(".") and part != "__MACOSX"
 
 
-def class_of_each(names: Sequence[str], path: Path) -> list[str] | None:
-    """The class of every file: its top folder; None if no file is in one.
+def outer_folders(parts: Sequence[Sequence[str]]) -> int:
+    """How many folders lie around the class folders, seen over all the parts of a data set.
 
-    `names` are sorted by what `normal` makes of them.
-    A folder that all the files share (`train/` in `train/cat/1.png`, `train/dog/2.png`) is
-    stepped into first. Files beside class folders raise UserError, naming `path` and a file.
+    One that all files share is none of the classes (`train/` in `train/cat/1.png`,
+    `train/dog/2.png`), nor is one that each part has for itself around its folders, as an archive
+    often has. The names of a part are sorted by what `normal` makes of them.
 
-    >>> class_of_each(["train/cat/1.png", "train/dog/new/2.png"], "pets.zip")
-    ['cat', 'dog']
-    >>> class_of_each(["train/1.png", "train/2.png"], "pets.zip")
+    >>> outer_folders([["train/cat/1.png", "train/dog/new/2.png"]])
+    1
+    >>> outer_folders([["cat/1.png"], ["dog/2.png"]])
+    0
+    >>> outer_folders([["a/cat/1.png", "a/dog/2.png"], ["b/cat/3.png"]])
+    1
     """
-    # The folder that the first and the last of sorted names share, all share.
-    ends = [os.path.dirname(normal(name)) for name in (names[0], names[-1])]
-    shared = os.path.commonpath(ends)
-    start = len(shared) + 1 if shared else 0
-    tops = (normal(name)[start:].partition("/") for name in names)
-    classes = [sys.intern(top) if slash else None for top, slash, _ in tops]
+    around = [_shared_folders(names) for names in parts]
+    count = len(_common(around))
+    own = {tuple(folders[count : count + 1]) for folders in around}
+    if len(parts) > 1 and len(own) == len(parts) and () not in own:
+        names = (normal(name) for part in parts for name in part)
+        if all(name.count("/") > count + 1 for name in names):
+            count += 1
+            count += len(_common([folders[count:] for folders in around]))
+    return count
+
+
+def _shared_folders(names: Sequence[str]) -> list[str]:
+    # Those that the first and the last of sorted names share, all share.
+    ends = [normal(name).split("/")[:-1] for name in (names[0], names[-1])]
+    return _common(ends)
+
+
+def _common(paths: Sequence[list[str]]) -> list[str]:
+    """The folders that all of them begin with."""
+    levels = zip(*paths, strict=False)
+    return [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
+
+
+def class_of_each(names: Sequence[str], outer: int, path: Path) -> list[str] | None:
+    """The class of every file: its folder within so many outer ones; None if no file is in one.
+
+    Files beside class folders raise UserError, naming `path` and a file.
+
+    >>> class_of_each(["train/cat/1.png", "train/dog/new/2.png"], 1, "pets.zip")
+    ['cat', 'dog']
+    >>> class_of_each(["train/1.png", "train/2.png"], 1, "pets.zip")
+    """
+    inner = (normal(name).split("/")[outer:] for name in names)
+    classes = [sys.intern(top) if below else None for top, *below in inner]
     if not any(classes):
         return None
     if None in classes:
-        name = names[classes.index(None)][start:]
+        name = normal(names[classes.index(None)]).split("/", outer)[-1]
         raise UserError(f"{path} has images beside class folders: move {name!r} into a folder")
     return classes

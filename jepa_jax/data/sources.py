@@ -26,7 +26,7 @@ SOURCES = ("digits", "npz", "folder", "tfds", "array_record", "clevr", "syntheti
 # Why a source may have no labels.
 UNLABELLED = {
     "npz": "there is no array 'labels'",
-    "folder": "they are in no class folders",
+    "folder": "they are not in folders of several classes",
     "tfds": "their records have none, or data.label_key has to name it",
     "array_record": "their records have none, or data.label_key has to name it",
     "mixture": "a part of data.mixture has none, or no names for them",
@@ -56,9 +56,10 @@ def open_source(data: ConfigDict, split: str) -> Source:
       that parts of much weight and few images repeat, evenly. A part that has other names for
       the splits says so; with an empty one it is left out of that split.
 
-    `data.path` may name several files (see `paths.find`); they are joined, and classes of the
-    same name become one. In records, the only image and the only class label are taken, or those
-    with a usual name, or those that `data.image_key` and `data.label_key` say.
+    `data.path` may name several files (see `paths.find`); they are joined, classes of the same
+    name become one, and which folders are classes is seen over all of them. In records, the only
+    image and the only class label are taken, or those with a usual name, or those that
+    `data.image_key` and `data.label_key` say.
 
     With `data.validation`, that share of the training images stands in the place of the test
     split, and the training split lacks it.
@@ -94,7 +95,7 @@ def _open(data: ConfigDict, split: str) -> Source:
         case "npz":
             return joined([open_npz(path) for path in paths.find(data.path, split)])
         case "folder":
-            return joined([open_files(path) for path in paths.find(data.path, split)])
+            return open_files(paths.find(data.path, split))
         case "tfds":
             from jepa_jax.data.tfds import open_tfds
 
