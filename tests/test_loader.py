@@ -1,14 +1,17 @@
+import errno
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from jepa_jax.config import defaults
+from jepa_jax.data import loader
 from jepa_jax.data.loader import TrainBatches, evaluation_batches
 from jepa_jax.data.sources import ArraySource, Example
 from jepa_jax.data.transforms import EvalView
@@ -106,6 +109,35 @@ def test_threads_and_workers_change_nothing(options):
     many.close()
 
 
+def test_workers_open_few_files_whatever_the_size_of_a_batch(monkeypatch):
+    """Each array of a part may be one, and a process may have few."""
+
+    def count_files(parts):
+        counts.append(len(os.listdir("/proc/self/fd")))
+        return join(parts)
+
+    counts, join = [], loader._join
+    monkeypatch.setattr(loader, "_join", count_files)
+    made = TrainBatches(noise(251), settings(workers=1), seed=0, batch_size=251)
+    before = len(os.listdir("/proc/self/fd"))
+    with closing(made.iterate()) as steps:
+        assert_same(next(steps), made[0])
+    assert max(counts) < before + 60
+
+
+class Full(Broken):
+    """There is no room for what a worker has made."""
+
+    def __getitem__(self, index):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_shared_memory_that_is_too_small_is_named():
+    steps = TrainBatches(Full(), settings(workers=1), seed=0, batch_size=8).iterate()
+    with pytest.raises(UserError, match=r"/dev/shm is small \(docker run --shm-size=8g\)"):
+        next(steps)
+
+
 def test_batch_size_changes_neither_order_nor_crops():
     small, large = batches(batch_size=5), batches(batch_size=15)
     parts = [small[step] for step in (6, 7, 8)]
@@ -197,6 +229,7 @@ def test_workers_that_are_killed_again_and_again_are_an_error():
 ORPHANS = """
 import time
 from jepa_jax.config import defaults
+from jepa_jax.data import loader
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import open_source
 
@@ -301,6 +334,7 @@ START = """
 import pathlib, time
 import numpy as np
 from jepa_jax.config import defaults
+from jepa_jax.data import loader
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import Example
 

@@ -4,10 +4,11 @@ Grain reads, decodes and crops the coming images in threads, or in worker proces
 devices compute.
 """
 
-import math
+import errno
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -23,6 +24,7 @@ from jepa_jax.data.workers import end_with_parent
 from jepa_jax.errors import UserError
 
 ROWS = 32  # images of one task of a thread or worker: a few, since some take longer than others
+SHARED = 2**16  # bytes from which on a worker's array comes in shared memory, with an open file
 FOREVER = 2**62  # more images than any run sees
 
 Batch = dict[str, np.ndarray]
@@ -111,10 +113,13 @@ class TrainBatches:
                 logging.warning("a data worker was killed; others go on at step %d", step)
 
     def _ahead_from(self, step: int) -> Generator[Batch]:
-        rows = math.gcd(self.local_size, ROWS)
-        mine = grain.MapDataset.range(step * self.local_size, FOREVER).map(self._place)
-        parts = mine.map(self._row.__getitem__).batch(rows, batch_fn=_stack)
-        return _ahead(parts, self.local_size // rows, self._threads, self._workers)
+        cut = _Cut(self.local_size)
+
+        def make(part: int) -> Batch:
+            return _stack([self._row[self._place(i)] for i in cut.rows(part)])
+
+        parts = grain.MapDataset.range(step * cut.parts, FOREVER).map(make)
+        return _ahead(parts, cut.parts, self._threads, self._workers)
 
     def _place(self, i: int) -> int:
         """Where in the row the i-th image of this shard is."""
@@ -167,25 +172,46 @@ def evaluation_batches(
     local_size = batch_size // shard[1]
     places = np.pad(np.arange(len(chosen)), (0, -len(chosen) % batch_size), constant_values=-1)
     mine = places.reshape(-1, shard[1], local_size)[:, shard[0]].ravel()
+    cut = _Cut(local_size)
 
     def look(place: int) -> dict[str, Any]:
         if place < 0:
             return filling
         return read_sound(source, int(chosen[place]), view, share) | {"place": place}
 
-    rows = math.gcd(local_size, ROWS)
-    parts = grain.MapDataset.source(mine).map(look).batch(rows, batch_fn=_stack)
-    with closing(_ahead(parts, local_size // rows, data.threads, data.workers)) as batches:
+    def make(part: int) -> Batch:
+        return _stack([look(place) for place in mine[cut.rows(part)].tolist()])
+
+    parts = grain.MapDataset.range(len(mine) // local_size * cut.parts).map(make)
+    with closing(_ahead(parts, cut.parts, data.threads, data.workers)) as batches:
         yield from batches
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """Batches of `local_size` rows, one after the other, each cut into parts of nearly one size."""
+
+    local_size: int
+
+    @property
+    def parts(self) -> int:
+        """Of each batch."""
+        return -(-self.local_size // ROWS)
+
+    def rows(self, part: int) -> range:
+        """The rows of the part-th part, counted over all batches."""
+        batch, k = divmod(part, self.parts)
+        start, end = (i * self.local_size // self.parts for i in (k, k + 1))
+        return range(batch * self.local_size + start, batch * self.local_size + end)
+
+
 class WorkerDied(UserError):
-    """One that was killed, mostly for want of memory."""
+    """One that was killed, or had no room for what it made: mostly for want of memory."""
 
     def __init__(self):
         super().__init__(
-            "a data worker was killed, which happens where memory is short: set data.workers or"
-            " data.threads lower, or data.workers=0"
+            "a data worker was killed, which happens where memory is short or /dev/shm is small"
+            " (docker run --shm-size=8g): set data.workers or data.threads lower, or data.workers=0"
         )
 
 
@@ -199,6 +225,8 @@ def _ahead(
         if not flags.FLAGS.is_parsed():  # Grain asks for its own, also where no command was given
             flags.FLAGS.mark_as_parsed()
         buffered = -(-2 * parts_per_batch // workers)
+        shared = grain.experimental.DatasetOptions(min_shm_size=SHARED)
+        parts = grain.experimental.WithOptionsIterDataset(parts, shared)
         options = grain.MultiprocessingOptions(workers, buffered)
         parts = parts.mp_prefetch(options, worker_init_fn=_begin_worker)
     with closing(iter(parts.batch(parts_per_batch, batch_fn=_join))) as batches:
@@ -206,6 +234,10 @@ def _ahead(
             yield from batches
         except RuntimeError as error:
             if "terminated unexpectedly" in str(error):  # Grain's only word for it
+                raise WorkerDied from error
+            raise
+        except OSError as error:
+            if workers and error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise WorkerDied from error
             raise
 
