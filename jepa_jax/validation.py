@@ -152,6 +152,11 @@ def _check_range(key: str, value, length: int | None, low: float, high: float):
 
 
 def _check_sources(data: ConfigDict):
+    if data.validation and not data.test_split:
+        raise UserError(
+            f"data.validation={data.validation:g} takes the place of data.test_split, which is"
+            " empty: name it, as in data.test_split='val', or set data.validation=0"
+        )
     if data.source != "mixture":
         if data.mixture:
             raise UserError(

@@ -55,6 +55,22 @@ def test_each_part_of_a_mixture_holds_out_its_own():
     assert not train & held_out
 
 
+def test_a_part_of_a_mixture_that_has_no_test_split_holds_nothing_out():
+    c = defaults()
+    parts = ({"source": "digits"}, {"source": "digits", "test_split": ""})
+    with c.data.unlocked():
+        c.data.update(source="mixture", validation=0.1, mixture=parts)
+    train, held_out = (open_source(c.data, split) for split in ("train", "val"))
+    assert (len(train), len(held_out)) == (2 * 1437, 144)  # the smaller part is stretched
+
+
+def test_images_held_out_for_nobody_are_refused():
+    c = tiny()
+    c.data.validation, c.data.test_split = 0.1, ""
+    with pytest.raises(UserError, match=r"data\.validation=0\.1 takes the place of data\.test_spl"):
+        validate(c)
+
+
 def test_a_path_without_splits_will_do(tmp_path):
     images = np.arange(40, dtype=np.uint8).reshape(10, 2, 2)
     np.savez(tmp_path / "all.npz", images=images, labels=np.arange(10) % 2)

@@ -62,13 +62,16 @@ def open_source(data: ConfigDict, split: str) -> Source:
     `data.image_key` and `data.label_key` say.
 
     With `data.validation`, that share of the training images stands in the place of the test
-    split, and the training split lacks it.
+    split, and the training split lacks it; a part of a mixture without a test split is trained on
+    as a whole.
 
     Raises UserError, in one line, for whatever can't be read.
     """
     if not split:
         raise UserError("no split to open: name it in data.train_split or data.test_split")
-    if data.get("validation") and data.source != "mixture":  # whose parts do it, each by itself
+    # The parts of a mixture do it, each by itself; nobody would see what one without a test split
+    # holds out.
+    if data.get("validation") and data.test_split and data.source != "mixture":
         part = {data.train_split: without_validation, data.test_split: validation}.get(split)
         if part is None:
             raise UserError(
