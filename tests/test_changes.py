@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.optim import Schedules
+from jepa_jax.training.about import data_identity
 from jepa_jax.training.changes import find_changes, refuse, schedule_change
 from jepa_jax.training.loop import FINISHED, train
 from tests.tiny import tiny
@@ -83,6 +85,26 @@ def test_what_is_refused_is_named_with_what_would_force_it():
 )
 def test_forcing_what_does_not_differ_is_an_error(new: dict, name: str, message: str):
     assert message in refused(stored(), new, force=[name])
+
+
+def test_parts_of_a_mixture_may_lie_elsewhere_if_they_are_the_same(tmp_path):
+    def run(folder: str, weights: tuple[float, float], order: int = 1) -> dict:
+        parts = [
+            {"source": "npz", "path": f"{tmp_path}/{folder}/{name}.npz", "weight": weight}
+            for name, weight in zip("ab", weights, strict=True)
+        ][::order]
+        data = ConfigDict({"source": "mixture", "mixture": parts, "train_split": "train"})
+        data.test_split = ""
+        return stored(data=data.to_dict()) | {"data": data_identity(open_source(data, "train"))}
+
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "a.npz", images=IMAGES[:40])
+        np.savez(tmp_path / folder / "b.npz", images=IMAGES[40:])
+    before = run("old", (1.0, 2.0))
+    assert refused(before, run("new", (1.0, 2.0))) is None
+    for other in (run("new", (2.0, 1.0)), run("new", (1.0, 2.5)), run("new", (1.0, 2.0), -1)):
+        assert "(data: " in refused(before, other)
 
 
 def test_what_was_forced_may_be_forced_again():

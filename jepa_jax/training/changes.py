@@ -32,6 +32,7 @@ FREE = (
     "data.source",
     "data.path",
     "data.name",
+    "data.mixture",
     "data.image_key",
     "data.label_key",
     "data.train_split",
