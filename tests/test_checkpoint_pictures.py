@@ -66,6 +66,16 @@ def test_where_the_images_lie_may_differ(run, tmp_path):
     assert file == tmp_path / "out" / "masks.png"
 
 
+def test_some_images_are_left_to_compare_with(run, tmp_path):
+    for count in (1, 6):
+        images = RNG.integers(0, 255, (count, 8, 8), dtype=np.uint8)
+        np.savez(tmp_path / f"{count}.npz", images=images)
+    data = {"source": "npz", "path": str(tmp_path / "6.npz"), "test_split": ""}
+    assert visualize(run, ["similarity"], tmp_path / "out", images=8, data=data)
+    with pytest.raises(UserError, match="a single image has none to compare it with"):
+        visualize(run, ["similarity"], data=data | {"path": str(tmp_path / "1.npz")})
+
+
 def test_attention_is_that_of_the_encoder(run, monkeypatch):
     encoder = read_trained(run).encoder
     images = RNG.integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)

@@ -143,7 +143,7 @@ def visualize(
       path: the run's folder, or one of its checkpoints; else it is the newest.
       what: keys of PICTURES, or "steps": PCA maps at all checkpoints that are kept. None: all.
       out: the folder to write into; None: `pictures` in the run's.
-      images: to show.
+      images: to show; at most half of them all.
       bank: other images to compare with.
       data: what differs from the data section of the run's config, such as {"path": …}.
 
@@ -166,7 +166,9 @@ def visualize(
         trained.config.data.update(data or {})
     config = trained.config.data
     source = open_source(config, config.test_split or config.train_split)
-    shown = spread(len(source), images)
+    if len(source) < 2:
+        raise UserError("a single image has none to compare it with: name more in data.path")
+    shown = spread(len(source), min(images, len(source) // 2))  # others are compared with them
     others = np.setdiff1d(subset(len(source), bank + len(shown), trained.config.seed), shown)
     scene = Scene(trained, source, shown, others[:bank])
     console, files = new_console(), []
