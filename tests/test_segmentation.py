@@ -24,6 +24,8 @@ PIXELS = Pixels(grid=(2, 3), side=4, classes=3)
 class Masked:
     """Eight by twelve pixels, in blocks of one class as large as a patch."""
 
+    masked = True
+
     def __init__(self, seed: int, count: int):
         blocks = np.random.default_rng(seed).integers(3, size=(count, 2, 3))
         self.masks = blocks.repeat(4, 1).repeat(4, 2).astype(np.uint8)
@@ -132,5 +134,5 @@ def test_masks_of_npz_files_need_no_labels(run, tmp_path):
 
 
 def test_images_without_masks_are_refused(run, tmp_path):
-    with pytest.raises(UserError, match="no array 'masks'"):
+    with pytest.raises(UserError, match="have no masks, or not all of them"):
         evaluate(asked(run, tmp_path, "segmentation"))

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from jepa_jax.data.protocol import has_masks
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from tests.opening import labels, read, settings
@@ -109,6 +110,22 @@ def test_npz_parts_may_differ_in_size(tmp_path):
     source = read(tmp_path / "*.npz", "npz")
     assert [source[i].image.shape for i in range(3)] == [(3, 3, 1), (3, 3, 1), (5, 4, 1)]
     assert labels(source) == [0, 1, 0]
+
+
+def test_masks_come_through_parts_and_a_validation_split(tmp_path):
+    masks = np.arange(10, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    for name, part in (("a", slice(4)), ("b", slice(4, 10))):
+        np.savez(tmp_path / f"{name}.npz", images=masks[part] * 20, masks=masks[part])
+    data = settings("npz", tmp_path / "*.npz")
+    data.validation = 0.3
+    for split, count in (("train", 7), ("val", 3)):
+        source = open_source(data, split)
+        assert has_masks(source)
+        assert len(source) == count
+        for i in range(count):
+            np.testing.assert_array_equal(source.mask(i)[..., None] * 20, source[i].image)
+    np.savez(tmp_path / "c.npz", images=masks)
+    assert not has_masks(open_source(data, "train"))
 
 
 # Paths

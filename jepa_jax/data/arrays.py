@@ -28,6 +28,10 @@ class ArraySource:
     def labelled(self) -> bool:
         return self.label_of_each is not None
 
+    @property
+    def masked(self) -> bool:
+        return self.masks is not None
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -36,15 +40,7 @@ class ArraySource:
         return Example(self.images[index], label, f"{self.name}[{index}]")
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
-        """The class of each pixel of an image, 255 where it is not known.
-
-        Raises:
-          UserError: if there are no masks.
-        """
-        if self.masks is None:
-            raise UserError(
-                f"{self.name} has no array 'masks': give npz files with a class for each pixel"
-            )
+        """The class of each pixel of an image, 255 where it is not known; only if `masked`."""
         return self.masks[index]
 
     def labels(self, indices: Indices) -> Labels:

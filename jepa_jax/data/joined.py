@@ -5,9 +5,10 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jepa_jax.data.names import Names
-from jepa_jax.data.protocol import Example, Indices, Labels, Source
+from jepa_jax.data.protocol import Example, Indices, Labels, Source, has_masks
 from jepa_jax.errors import UserError
 
 
@@ -22,7 +23,7 @@ class JoinedSource:
     def __init__(self, parts: Sequence[Source], labelled: bool | None = None):
         self._parts = parts
         self._starts = [0, *itertools.accumulate(map(len, parts))]
-        self.labelled = labelled
+        self.labelled, self.masked = labelled, all(map(has_masks, parts))
         if labelled is None:
             self.labelled = _all_or_none(parts, [part.labelled for part in parts], "label")
         self.classes, self._numbers = None, None  # for each part: its numbers -> those of all
@@ -38,14 +39,17 @@ class JoinedSource:
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Example:
-        index = range(len(self))[index]
-        k = bisect.bisect_right(self._starts, index) - 1
-        example = self._parts[k][index - self._starts[k]]
+        k, place = self._place(index)
+        example = self._parts[k][place]
         if not self.labelled:
             return example._replace(label=None)
         if self._numbers is None or example.label is None:
             return example
         return example._replace(label=int(self._numbers[k][example.label]))
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        k, place = self._place(index)
+        return self._parts[k].mask(place)
 
     @property
     def names(self) -> Names | None:
@@ -62,6 +66,12 @@ class JoinedSource:
             found = self._parts[k].labels(indices[here] - self._starts[k])
             labels[here] = found if self._numbers is None else self._numbers[k][found]
         return labels
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Which part an example is in, and where in it."""
+        index = range(len(self))[index]
+        k = bisect.bisect_right(self._starts, index) - 1
+        return k, index - self._starts[k]
 
 
 def _all_or_none(parts: Sequence[Source], has: Sequence[bool], what: str) -> bool:

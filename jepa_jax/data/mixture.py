@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jepa_jax.data.joined import JoinedSource
@@ -77,12 +78,17 @@ class StretchedSource(View):
         return self.length
 
     def __getitem__(self, index: int) -> Example:
-        index = range(self.length)[index]
-        return self.source[index * len(self.source) // self.length]
+        return self.source[self._place(index)]
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        return self.source.mask(self._place(index))
 
     def labels(self, indices: Indices) -> Labels:
         indices = np.asarray(indices, np.int64)
         return self.source.labels(indices * len(self.source) // self.length)
+
+    def _place(self, index: int) -> int:
+        return range(self.length)[index] * len(self.source) // self.length
 
 
 def mixed(sources: Sequence[Source], weights: Sequence[float]) -> JoinedSource:

@@ -24,6 +24,8 @@ class Source(Protocol):
     Nothing is decoded here. A source may hold millions of records, so that no label is known
     before somebody asks for it: those of chosen examples are cheap in memory and in folders, and
     cost reading the records elsewhere.
+
+    A source that is `masked` has `mask(index)` too: the class of each pixel.
     """
 
     labelled: bool  # whether all examples have a label; otherwise none has
@@ -51,3 +53,12 @@ class View:
     @property
     def classes(self) -> tuple[str, ...] | None:
         return self.source.classes
+
+    @property
+    def masked(self) -> bool:
+        return has_masks(self.source)
+
+
+def has_masks(source: Source) -> bool:
+    """Whether each of its images has a mask."""
+    return getattr(source, "masked", False)

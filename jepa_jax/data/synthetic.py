@@ -177,7 +177,7 @@ class SyntheticSource:
     size: tuple[int, int] = (64, 64)
     seed: int = 0
 
-    labelled = True
+    labelled = masked = True
     mask_classes = ("floor", *SHAPES)
 
     @property

@@ -6,6 +6,7 @@ What is tried out is compared on these; the test images are for what is settled.
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jepa_jax.data.names import Names
 from jepa_jax.data.protocol import Example, Indices, Labels, Source, View
@@ -34,6 +35,9 @@ class ChosenSource(View):
 
     def labels(self, indices: Indices) -> Labels:
         return self.source.labels(self.index[indices])
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        return self.source.mask(int(self.index[index]))
 
 
 def without_validation(train: Source, share: float) -> ChosenSource:

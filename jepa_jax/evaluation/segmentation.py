@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, UInt8
 
+from jepa_jax.data.protocol import has_masks
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.heads import Examples, Problem, Recipe, train_heads
 from jepa_jax.evaluation.lowlevel import synthetic_images
@@ -148,10 +149,10 @@ def run(task: Task, options: Options) -> Result:
 
 def _examples(task: Task, split: Split, layers: int) -> Examples:
     """Features of patches, and masks as the encoder sees their images."""
-    if not hasattr(split.source, "mask") or task.view is None:
+    if not has_masks(split.source) or task.view is None:
         raise UserError(
-            f"the images of split {split.name!r} have no masks: give npz files with an array"
-            " 'masks', or take the protocol synthetic_segmentation"
+            f"the images of split {split.name!r} have no masks, or not all of them: give npz files"
+            " with an array 'masks', or take the protocol synthetic_segmentation"
         )
     found = task.extract(split, layers, True)
     sound = found.index == split.index  # the others are replaced by their neighbours
