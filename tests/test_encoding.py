@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_jax.data import decoding
 from jepa_jax.data.prepare.encoding import Encoding
 from jepa_jax.data.sources import Example
 from jepa_jax.errors import UserError
+from tests.pictures import photo
 from tests.preparing import NOISE, encoded
 
 
@@ -55,6 +57,21 @@ def test_shrinking_is_antialiased():
     small = opened(Encoding(short_side=8)(example(encoded(stripes, "png"))))
     assert small.mode == "L"
     assert np.abs(np.asarray(small)[:, 1:-1] - 127.5).max() < 2
+
+
+def test_a_jpeg_of_too_many_pixels_is_shrunk_or_kept_as_training_reads_it(monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = example(encoded(photo(160, 240), "jpeg", exif=exif))
+    whole = np.asarray(opened(Encoding(short_side=40, format="png")(large)), int)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 120 * 80)
+    small = np.asarray(opened(Encoding(short_side=40, format="png")(large)), int)
+    assert whole.shape == small.shape == (60, 40, 3)
+    assert np.abs(whole - small).max() <= 3
+    assert Encoding()(large) is large.image
+    for encoding in (Encoding(short_side=100), Encoding(format="png")):  # need all of its pixels
+        with pytest.raises(UserError, match="photo has too many pixels"):
+            encoding(large)
 
 
 def test_lower_quality_is_smaller():

@@ -1,15 +1,19 @@
 """What is told of a recipe's images before the run."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
 from jepa_jax.config import defaults
+from jepa_jax.data import decoding
 from jepa_jax.data.sources import ArraySource, open_source
 from jepa_jax.data.survey import survey
 from jepa_jax.errors import UserError
 from jepa_jax.visualize.data import inspect_data
+from tests.pictures import photo
 
 
 @pytest.fixture
@@ -44,6 +48,15 @@ def test_sizes_classes_duplicates_and_broken_files(photos):
     assert (first[-9:], second[-9:]) == ("cat/2.png", "cat/3.png")
     (problem,) = found.broken
     assert "dog/5.png can't be read" in problem
+
+
+def test_a_jpeg_of_too_many_pixels_is_looked_at_as_training_reads_it(photos, monkeypatch):
+    folder = pathlib.Path(photos.data.path.format(split="train"))
+    Image.fromarray(photo(100, 64)).save(folder / "dog" / "6.jpg")
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 50 * 32)
+    found = survey(open_source(photos.data, "train"), range(6), channels=3, threads=2)
+    assert len(found.broken) == 1
+    assert (found.heights[-1], found.widths[-1]) == (100, 64)
 
 
 def test_mean_and_std_are_those_of_the_pixels():

@@ -7,6 +7,7 @@ wanted, and then decodes a JPEG no finer than that part needs.
 import contextlib
 import io
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -53,6 +54,42 @@ def decode(example: Example, channels: int) -> Pixels:
         return _File(example, channels).load()
 
 
+class Look(NamedTuple):
+    """A picture's size, and its pixels or those of a smaller copy, as `decode` gives them."""
+
+    size: tuple[int, int]  # height, width
+    pixels: Pixels
+
+
+def look(example: Example, channels: int) -> Look:
+    """One example as `decode` gives it, but a JPEG of more than `MAX_PIXELS` pixels smaller.
+
+    At 1/2, 1/4 or 1/8 of its size, as `decode_box` may read it: the largest that is allowed.
+
+    Raises UserError as `decode` does.
+    """
+    if isinstance(example.image, np.ndarray):
+        return Look(example.image.shape[:2], _array(example, channels))
+    with _named(example):
+        file = _File(example, channels)
+        height, width = file.height, file.width
+        fitting = (s for s in file.scales if -(-height // s) * -(-width // s) <= MAX_PIXELS)
+        return Look((height, width), file.load(next(fitting, 1)))
+
+
+def decode_small(example: Example, channels: int, short_side: int) -> Pixels:
+    """The whole of one example, its short side no more than so many pixels; else as `decode_box`.
+
+    A smaller picture is as `decode` gives it. Bicubic.
+    """
+
+    def plan(height: int, width: int) -> tuple[Box, tuple[int, int]]:
+        scale = min(1, short_side / min(height, width))
+        return (0, 0, width, height), (round(scale * height), round(scale * width))
+
+    return _decode_part(example, channels, plan, "bicubic", "exact")
+
+
 def decode_box(
     example: Example,
     channels: int,
@@ -70,17 +107,33 @@ def decode_box(
 
     Raises UserError as `decode` does, except that only what is decoded counts for `MAX_PIXELS`.
     """
+
+    def plan(height: int, width: int) -> tuple[Box, tuple[int, int]]:
+        return choose(height, width), size
+
+    return _decode_part(example, channels, plan, interpolation, resizer)
+
+
+def _decode_part(
+    example: Example,
+    channels: int,
+    plan: Callable[[int, int], tuple[Box, tuple[int, int]]],
+    interpolation: str,
+    resizer: str,
+) -> Pixels:
+    """The box and size that `plan(height, width)` says, as `decode_box` makes them."""
     resize = RESIZERS[resizer]
     if isinstance(example.image, np.ndarray):
         pixels = _array(example, channels)
         height, width = pixels.shape[:2]
-        box = choose(height, width)
+        box, size = plan(height, width)
         if (height, width) == size and box == (0, 0, width, height):
             return pixels
         return resize(pixels, box, size, interpolation)
     with _named(example):
         file = _File(example, channels)
-    box = left, top, right, bottom = choose(file.height, file.width)
+    box, size = plan(file.height, file.width)
+    left, top, right, bottom = box
     spare = min((bottom - top) / size[0], (right - left) / size[1])
     scale = max(scale for scale in file.scales if scale <= max(1, spare))
     with _named(example):

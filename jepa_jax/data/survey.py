@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from jepa_jax.data.decoding import decode
+from jepa_jax.data.decoding import look
 from jepa_jax.data.descriptors import TooManyFiles
 from jepa_jax.data.resizing import Pixels
 from jepa_jax.data.sources import Source
@@ -40,24 +40,24 @@ def survey(source: Source, indices: Sequence[int], channels: int, threads: int) 
       UserError: if none of them can be read.
     """
 
-    def look(index: int) -> tuple | str:
+    def report(index: int) -> tuple | str:
         try:
             example = source[int(index)]
             raw = example.image
             digest = hashlib.sha256(raw if isinstance(raw, bytes) else raw.tobytes()).digest()
-            pixels = decode(example, channels)
+            size, pixels = look(example, channels)
         except TooManyFiles:
             raise
         except UserError as error:
             return str(error)
-        return example.name, example.label, digest, pixels.shape[:2], *_moments(pixels)
+        return example.name, example.label, digest, size, *_moments(pixels)
 
     ahead = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
-    looks = list(grain.MapDataset.source(indices).map(look).to_iter_dataset(ahead))
-    broken = [look for look in looks if isinstance(look, str)]
-    sound = [look for look in looks if not isinstance(look, str)]
+    reports = list(grain.MapDataset.source(indices).map(report).to_iter_dataset(ahead))
+    broken = [report for report in reports if isinstance(report, str)]
+    sound = [report for report in reports if not isinstance(report, str)]
     if not sound:
-        raise UserError(f"none of {len(looks)} images can be read, the first: {broken[0]}")
+        raise UserError(f"none of {len(reports)} images can be read, the first: {broken[0]}")
     names, labels, digests, shapes, means, squares = zip(*sound, strict=True)
     height, width = np.array(shapes, np.float64).T
     mean = np.mean(means, 0)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jepa_jax.data.decoding import decode
+from jepa_jax.data.decoding import decode, decode_small, look
 from jepa_jax.data.sources import Example
 from jepa_jax.errors import UserError
 
@@ -39,25 +39,27 @@ class Encoding:
         for what the format can't hold.
         """
         if isinstance(example.image, np.ndarray):
-            if example.image.shape[2] not in (1, 3):
-                channels = example.image.shape[2]
+            channels = example.image.shape[2]
+            if channels not in (1, 3):
                 raise UserError(f"{example.name} has {channels} channels: image files have 1 or 3")
-            return self._encode(example.image, self.format or "png", example.name)
+            return self._encode(self._pixels(example, channels), self.format or "png", example.name)
         own, side = _header(example.image) if self.short_side or self.format else (None, 0)
         if side <= (self.short_side or side) and self.format in (None, own):
             if self.check:
-                decode(example, channels=3)
+                look(example, channels=3)
             return example.image
-        pixels = decode(example, channels=3)
+        pixels = self._pixels(example, channels=3)
         return self._encode(pixels, self.format or own or "png", example.name)
+
+    def _pixels(self, example: Example, channels: int) -> UInt8[np.ndarray, "H W C"]:
+        if self.short_side:
+            return decode_small(example, channels, self.short_side)
+        return decode(example, channels)
 
     def _encode(self, pixels: UInt8[np.ndarray, "H W C"], format: str, name: str) -> bytes:
         if (pixels == pixels[..., :1]).all():  # grey: one channel tells it all
             pixels = pixels[..., 0]
         image = Image.fromarray(pixels)
-        if (scale := self.short_side / min(image.size)) and scale < 1:
-            size = [round(scale * side) for side in image.size]
-            image = image.resize(size, Image.Resampling.BICUBIC)  # which is antialiased
         if max(image.size) > LONGEST[format]:
             raise UserError(
                 f"{name} has {image.width}×{image.height} pixels, but {format} holds"
