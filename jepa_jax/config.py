@@ -25,7 +25,8 @@ def defaults() -> ConfigDict:
     c.seed = 0
 
     c.data = ConfigDict()
-    c.data.source = "folder"  # digits | npz | folder | tfds | array_record | synthetic | mixture
+    # digits | npz | folder | tfds | array_record | clevr | synthetic | mixture
+    c.data.source = "folder"
     c.data.path = "data/imagenet/{split}"  # {split} is filled in; globs may name several
     # tfds: its data_dir is path ("" for its own), and a split may be as "train[:90%]"
     c.data.name = placeholder(

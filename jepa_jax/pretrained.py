@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jepa_jax.data.protocol import Example
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.features import Encode
@@ -43,6 +46,14 @@ class Pretrained:
     view: EvalView
     part: str = ""
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def read(self, *paths: str | os.PathLike) -> UInt8[np.ndarray, "B H W C"]:
+        """Image files as an evaluation shows them to the encoder: what `view` sees of each.
+
+        Raises:
+          UserError: if one can't be read; names it.
+        """
+        return np.stack([self.view(_example(path)) for path in paths])
 
     def features(
         self, images: UInt8[np.ndarray, "B Y X C"] | Float[np.ndarray, "B Y X C"], layers: int = 1
@@ -136,6 +147,13 @@ class Pretrained:
                     f"images of {size[0]}×{size[1]} pixels do not divide into"
                     f" patches of {patch}: take {nearest} instead of {side}"
                 )
+
+
+def _example(path: str | os.PathLike) -> Example:
+    try:
+        return Example(pathlib.Path(path).expanduser().read_bytes(), None, os.fspath(path))
+    except OSError as error:
+        raise UserError(f"{os.fspath(path)} can't be read: {error.strerror}") from error
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import jepa_jax
 from jepa_jax import ijepa
+from jepa_jax.data.protocol import Example
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.training.setup import build_model
 from tests.saving import save_run
@@ -49,6 +52,17 @@ def test_patch_features_are_those_of_the_encoder(run, model):
     np.testing.assert_allclose(
         model.patch_features(images(3)), encoded(run[1].target, images(3)), atol=1e-5
     )
+
+
+def test_files_are_read_as_an_evaluation_sees_them(model, tmp_path):
+    pixels = images(1, 30, 20)[0]
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels[..., 0]).save(tmp_path / name)
+    found = model.read(tmp_path / "a.png", str(tmp_path / "b.png"))
+    expected = EvalView.of(tiny().data)(Example(pixels, None, ""))
+    np.testing.assert_array_equal(found, [expected, expected])
+    with pytest.raises(UserError, match=r"c\.png can't be read: No such file"):
+        model.read(tmp_path / "c.png")
 
 
 def test_features_are_their_average_whatever_the_number_of_images(run, model):
