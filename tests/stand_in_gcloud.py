@@ -109,7 +109,7 @@ def main() -> None:
         text = failures[verb.split()[-1]].pop(0)
         save("failures", failures)
         if text:
-            fail(verb, text)
+            fail(verb, text, 255 if verb.endswith("ssh") else 1)
     resource = load("resource")
     where = f"projects/{given['project']}/locations/{given.get('zone')}"
 

@@ -296,6 +296,35 @@ def test_a_service_that_does_not_answer_is_asked_again(cloud, tpu):
     assert cloud.supervisor().run(tpu) == 0
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "There was a problem refreshing your current auth tokens: HTTPSConnectionPool("
+        "host='oauth2.googleapis.com', port=443): Max retries exceeded (Caused by NameResolution"
+        "Error: Failed to resolve 'oauth2.googleapis.com')) gcloud auth login",
+        "('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))",
+        "Unable to find the server at tpu.googleapis.com",
+    ],
+)
+def test_a_moment_without_network_ends_nothing(cloud, tpu, error):
+    cloud.plays(["ACTIVE"], failures={"describe": [error, error]})
+    assert cloud.supervisor().run(tpu) == 0
+
+
+def test_a_lost_connection_is_not_the_end_of_the_run(cloud, tpu):
+    lost = "Connection closed by remote host"
+    # Of the folder, the start, the log (twice) and the end (twice).
+    cloud.plays(["ACTIVE"], failures={"ssh": ["", "", lost, "", lost]})
+    assert cloud.supervisor().run(other(tpu, restarts=0)) == 0
+    assert cloud.count("worker.sh start") == 1
+    assert cloud.count("follow") == cloud.count("wait") == 2
+
+
+def test_a_run_that_ends_with_the_code_of_a_lost_connection_has_ended(cloud, tpu):
+    cloud.plays(["ACTIVE"], exit_codes=(255,))
+    assert cloud.supervisor().run(other(tpu, restarts=0)) == 1
+
+
 def test_a_request_whose_answer_was_lost_is_found(cloud, tpu):
     cloud.plays(["ACTIVE"], failures={"describe": ["NOT_FOUND: not yet"]})
     ask(tpu.create(), pause=lambda: None)

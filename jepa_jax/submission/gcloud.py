@@ -8,7 +8,12 @@ from jepa_jax.errors import UserError
 from jepa_jax.submission.commands import call, reason
 
 ABSENT = re.compile("NOT_FOUND|was not found")
-PASSING = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED|timed out|HTTPError 5")
+PASSING = re.compile(
+    "UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED|timed out|HTTPError 5"
+    # No network here.
+    "|Failed to resolve|NameResolution|NewConnectionError|Max retries exceeded"
+    "|[Cc]onnection (aborted|reset)|Unable to find the server"
+)
 TRIES = 10
 HINTS = {
     "UNAUTHENTICATED|auth login|active account": "gcloud auth login",

@@ -15,6 +15,7 @@ from jepa_jax.submission.queued import QueuedResource
 from jepa_jax.submission.tpu import Tpu
 
 GONE = "GONE"
+LOST = 255  # of ssh, when the connection breaks; worker.sh keeps it free
 # As https://cloud.google.com/tpu/docs/queued-resources has them.
 MEANING = {
     "CREATING": "the request is looked at",
@@ -146,9 +147,15 @@ class Supervisor:
             if result.returncode:
                 self._say(f"gcloud: {explained(result)}")
                 return result.returncode
-        self._stream(self._resource.worker(tpu.nodes[0], "follow", worker="0"))
-        codes = [self._stream(self._resource.worker(node, "wait")) for node in tpu.nodes]
+        self._until_the_end(self._resource.worker(tpu.nodes[0], "follow", worker="0"))
+        codes = [self._until_the_end(self._resource.worker(node, "wait")) for node in tpu.nodes]
         return next(filter(None, codes), FINISHED)
+
+    def _until_the_end(self, command: Sequence[str]) -> int:
+        """The exit code of a run, from a command that waits for it, also over lost connections."""
+        while (code := self._stream(command)) == LOST and self.state()[0] == "ACTIVE":
+            self._pause()
+        return code
 
     def _check_offer(self, tpu: Tpu) -> None:
         """Whether the zone has such TPUs, and the project quota for them."""

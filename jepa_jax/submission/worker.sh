@@ -41,6 +41,7 @@ attempt() {
   trap : TERM  # a host that shuts down tells all its processes; this one waits for the run to save
   local code=0
   bash worker.sh train || code=$?
+  ((code != 255)) || code=1  # what ssh says of itself
   echo "$code" >exit
   echo "$me: exit code $code"
 }
