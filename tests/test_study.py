@@ -8,16 +8,18 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from jepa_jax.config import changed
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.study import run as study_run
 from jepa_jax.study.plan import open_study, plan
-from jepa_jax.study.record import curve, differing
+from jepa_jax.study.record import curve, differing, read
 from jepa_jax.study.run import run_study, share
 from jepa_jax.study.summary import collect, summarize, table
 from tests.commands import ROOT, refused
 from tests.tiny import tiny
 
+STUDY = str(ROOT / "configs/studies/small_images.py")
 FACTORS = {
     "learning rate": {"3e-4": {"optim.learning_rate": 3e-4}, "3": {"optim.learning_rate": 3.0}},
     "context": {"K = 2": {"masks.num_context": 2}},
@@ -121,6 +123,40 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
     assert capsys.readouterr().out.count("done before") == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"train.epochs": 4.0}, r"train.epochs: 0.18\d* -> 4.0"),
+        ({"optim.b1": 0.5}, "optim.b1: 0.9 -> 0.5"),  # of a key that had its default
+        ({"probe.test_images": 200}, "probe.test_images: 100 -> 200"),
+    ],
+)
+def test_a_record_of_another_setting_is_not_passed_off(done, change, told):
+    _, out = done
+    runs = plan(changed(recipe(), change), FACTORS, only=["centre"])
+    for use in (
+        lambda: run_study(runs, out, out / "results"),
+        lambda: collect(runs, out / "results"),
+    ):
+        with pytest.raises(UserError, match=rf"centre.0.json is of another setting \({told}\)"):
+            use()
+
+
+def test_what_a_run_that_goes_on_may_change_leaves_its_record(done):
+    _, out = done
+    free = {"data.path": "elsewhere", "train.checkpoint_every": 7, "mesh.fsdp": 1}
+    runs = plan(changed(recipe(), free), FACTORS, only=["centre"])
+    assert len(collect(runs, out / "results")) == 1
+
+
+@pytest.mark.parametrize("folder", ["fashion_mnist", "cifar10"])
+def test_records_that_are_kept_are_of_our_study(folder):
+    study = open_study(STUDY)
+    config = study.get_config(folder)
+    [centre] = plan(config, study.get_factors(config), only=["centre"])
+    assert read(epath.Path(ROOT / "docs/results" / folder / "centre.0.json"), centre)["seconds"]
+
+
 def test_a_signal_stops_the_study_and_leaves_no_record(tmp_path, monkeypatch):
     monkeypatch.setattr(study_run, "train", lambda *_: STOPPED)
     runs = plan(recipe(), FACTORS)
@@ -135,8 +171,9 @@ def test_the_page_compares_with_the_centre(done, tmp_path):
     for name, knn in (("centre.0", 0.5), ("context_K_2.0", 0.625)):
         accuracy = {"trained target encoder": {"knn": knn, "linear": 0.75}}
         curve = [{"step": step, "knn": knn, "linear": 0.5} for step in (1, 2, 3)]
-        changed = {"curve": curve, "factor": "" if name == "centre.0" else "context"}
-        (folder / f"{name}.json").write_text(json.dumps(record | changed | {"accuracy": accuracy}))
+        config = json.loads((folder / f"{name}.json").read_text())["config"]
+        own = {"config": config, "curve": curve, "factor": "" if name == "centre.0" else "context"}
+        (folder / f"{name}.json").write_text(json.dumps(record | own | {"accuracy": accuracy}))
     page = summarize("Digits", "python launch/study.py", runs, folder)
     text = page.read_text()
     assert "| context | K = 2 | 62.5 | +12.5 | 75.0 | +0.0 | 1 |" in text
@@ -172,9 +209,6 @@ def test_what_is_wrong_with_a_folder_is_no_result(done, tmp_path):
     with pytest.raises(UserError, match="another config"):
         run_study([changed], epath.Path(tmp_path), records)
     assert not records.exists()
-
-
-STUDY = str(ROOT / "configs/studies/small_images.py")
 
 
 @pytest.mark.parametrize("which", sorted(open_study(STUDY).DATA))

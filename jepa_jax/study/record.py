@@ -22,6 +22,11 @@ from jepa_jax.training.workdir import Workdir, storage_of
 
 POINTS = 40  # of a curve, at most
 CURVES = ("step", "loss", "rank", "over_mean", "knn", "linear")
+# What a run that goes on may change, but what it is measured by.
+MEASURE = (
+    *("train.epochs", "probe.train_images", "probe.test_images", "probe.neighbours"),
+    *("data.train_split", "data.test_split", "data.eval_crop"),
+)
 
 Record = dict[str, Any]
 
@@ -72,8 +77,11 @@ def _short(value: float) -> float:
 
 def differing(config: ConfigDict) -> dict[str, Any]:
     """The settings that are not the defaults, by dotted key."""
-    usual, own = (json.loads(each.to_json()) for each in (defaults(), config))
-    return {change.name: change.new for change in differences(usual, own)}
+    return {change.name: change.new for change in differences(_tree(defaults()), _tree(config))}
+
+
+def _tree(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json())
 
 
 def write(folder: epath.Path, name: str, record: Record) -> None:
@@ -83,14 +91,20 @@ def write(folder: epath.Path, name: str, record: Record) -> None:
         write_text(folder / f"{name}.json", json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read(file: epath.Path) -> Record:
-    """A record.
+def read(file: epath.Path, planned: Planned) -> Record:
+    """The record of a run.
 
     Raises:
-      UserError: if it is none.
+      UserError: if it is none, or that of a run with another setting.
     """
     with storage_of(file, "read"):
         found = parsed(file.read_bytes(), {"variant": str, "config": dict})
     if found is None:
         raise UserError(f"{file} is no record of a study, or damaged: delete it to run it again")
+    usual = {change.name: change.new for change in differences({}, _tree(defaults()))}
+    for change in differences(usual | found["config"], usual | differing(planned.config)):
+        if not change.free or change.name in MEASURE:
+            raise UserError(
+                f"{file} is of another setting ({change}): take another --out, or --results"
+            )
     return found

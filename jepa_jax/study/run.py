@@ -9,7 +9,7 @@ from jepa_jax.console import new_console, say
 from jepa_jax.errors import RunFailed, UserError
 from jepa_jax.exits import FINISHED
 from jepa_jax.study.plan import Planned
-from jepa_jax.study.record import failure_of, record_of, write
+from jepa_jax.study.record import failure_of, read, record_of, write
 from jepa_jax.training.loop import train
 
 
@@ -22,11 +22,15 @@ def run_study(runs: Sequence[Planned], out: epath.Path, records: epath.Path) -> 
 
     Returns:
       The exit code: FINISHED, or that of a run that was stopped, with its state saved.
+
+    Raises:
+      UserError: for a record that is of another setting.
     """
     console = new_console()
     for i, planned in enumerate(runs, start=1):
         where = f"{planned.name}, run {i} of {len(runs)}"
-        if (records / f"{planned.name}.json").exists():
+        if (file := records / f"{planned.name}.json").exists():
+            read(file, planned)  # not that of another setting
             say(console, f"{where}: done before")
             continue
         said = ", ".join(f"{key}={value}" for key, value in planned.changes.items())

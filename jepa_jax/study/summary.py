@@ -37,7 +37,7 @@ def collect(runs: Sequence[Planned], records: epath.Path) -> list[Found]:
         file = records / f"{planned.name}.json"
         if not file.exists():
             continue
-        record = read(file)
+        record = read(file, planned)
         key = planned.factor, planned.variant
         each = found.setdefault(key, Found(*key, [], 0))
         if "failed" in record:
