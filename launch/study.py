@@ -6,9 +6,9 @@ A study is a recipe whose file also has get_factors(config), which gives factor 
 value}: what is changed of the recipe. Runs go one after another, each in a folder of --out, and
 leave a small JSON file in --results. The same command goes on; --only=FACTOR,VARIANT takes some of
 them, --seeds=0,1,2 repeats them, --part=2/4 is every fourth, for four machines that share the
-folders. README.md and results.png in --results compare what there is so far; with --summary nothing
-is trained. Exit codes: 0 finished, 2 wrong input, 74 a folder can't be read or written, 75 stopped
-by a signal.
+folders. README.md and results.png in --results compare all that there is so far, whichever of these
+commands trained it; with --summary nothing is trained. Exit codes: 0 finished, 2 wrong input, 74 a
+folder can't be read or written, 75 stopped by a signal.
 """
 
 import os
@@ -38,9 +38,9 @@ def main() -> int:
     from jepa_jax.errors import UserError
     from jepa_jax.exits import FINISHED
     from jepa_jax.parallel.host_memory import keep_freed_memory
-    from jepa_jax.study.plan import open_study, plan
+    from jepa_jax.study.plan import open_study, plan, recorded
     from jepa_jax.study.run import run_study, share
-    from jepa_jax.study.summary import summarize
+    from jepa_jax.study.summary import collect, summarize
 
     if CONFIG.value is None or OUT.value is None:
         raise UserError(
@@ -53,13 +53,22 @@ def main() -> int:
     factors = study.get_factors(CONFIG.value)
     runs = plan(CONFIG.value, factors, list(map(int, SEEDS.value)), ONLY.value)
     records = epath.Path(RESULTS.value or os.path.join(OUT.value, "results"))
+
+    def there():
+        names = [file.stem for file in records.glob("*.json")] if records.exists() else []
+        return recorded(CONFIG.value, factors, names)
+
     code = FINISHED
+    collect(there(), records)  # those of another setting are told before anything is trained
     if not SUMMARY.value:
         keep_freed_memory()
         code = run_study(share(runs, PART.value), epath.Path(OUT.value), records)
     title = (study.__doc__ or os.path.basename(path)).strip().splitlines()[0].rstrip(".")
-    said = [arg for arg in sys.argv[1:] if not arg.startswith(("--part", "--summary"))]
-    page = summarize(title, shlex.join(["python", "launch/study.py", *said]), runs, records)
+    found, left_out = there(), ["--part", "--summary"]
+    if not {run.name for run in found} <= {run.name for run in runs}:
+        left_out.append("--only")  # the page has more
+    said = [arg for arg in sys.argv[1:] if not arg.startswith(tuple(left_out))]
+    page = summarize(title, shlex.join(["python", "launch/study.py", *said]), found, records)
     print(f"compared in {page}" if page else "no run is finished, and there is nothing to compare")
     return code
 

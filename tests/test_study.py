@@ -1,6 +1,7 @@
 """Studies: what they plan, that each run is done once, and what they tell."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -12,11 +13,11 @@ from jepa_jax.config import changed
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.study import run as study_run
-from jepa_jax.study.plan import open_study, plan
+from jepa_jax.study.plan import open_study, plan, recorded
 from jepa_jax.study.record import curve, differing, read
 from jepa_jax.study.run import run_study, share
 from jepa_jax.study.summary import collect, summarize, table
-from tests.commands import ROOT, refused
+from tests.commands import ROOT, launch, refused
 from tests.tiny import tiny
 
 STUDY = str(ROOT / "configs/studies/small_images.py")
@@ -86,6 +87,35 @@ def test_some_of_them(only, names):
 def test_what_is_wrong_is_told_before_anything_runs(factors, only, message):
     with pytest.raises(UserError, match=message):
         plan(recipe(), factors, only=only)
+
+
+def test_a_study_without_held_out_images_is_told_before_anything_runs():
+    with pytest.raises(UserError, match=r"compares by probes: name .* data\.test_split"):
+        plan(changed(recipe(), {"data.test_split": ""}), FACTORS)
+
+
+def test_what_is_recorded_is_found_whichever_command_trained_it():
+    names = ["context_K_2.1", "learning_rate_3.0", "README", "learning_rate_3.2", "renamed.0"]
+    found = recorded(recipe(), FACTORS, names)
+    assert [run.name for run in found] == [
+        "learning_rate_3.0",
+        "learning_rate_3.2",
+        "context_K_2.1",
+    ]
+    assert recorded(recipe(), FACTORS, []) == []
+
+
+def test_a_page_keeps_what_other_commands_trained(tmp_path):
+    folder = shutil.copytree(ROOT / "docs/results/cifar10_cpu", tmp_path / "results")
+    before = (folder / "README.md").read_text()
+    command = shlex.split(before.split("```")[1])[3:]
+    words = [word for word in command if not word.startswith(("--out", "--results"))]
+    here = (f"--out={tmp_path}", f"--results={folder}")
+    result = launch("study", *words, "--only=masks", "--seeds=3", "--summary", *here)
+    assert result.returncode == 0, result.stderr
+    after = (folder / "README.md").read_text()
+    assert "--only" not in after
+    assert after.split("```")[2] == before.split("```")[2]
 
 
 def test_parts_make_the_whole():

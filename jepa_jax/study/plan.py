@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -32,13 +32,16 @@ class Planned:
     @property
     def name(self) -> str:
         """Of its folder and its record."""
-        words = f"{self.factor} {self.variant}".strip()
-        return f"{re.sub(r'[^a-zA-Z0-9.]+', '_', words).strip('_')}.{self.seed}"
+        return f"{_stem(self.factor, self.variant)}.{self.seed}"
 
 
 def full_name(factor: str, variant: str) -> str:
     """What a variant is called; the centre has no factor."""
     return f"{factor}: {variant}" if factor else variant
+
+
+def _stem(factor: str, variant: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9.]+", "_", f"{factor} {variant}".strip()).strip("_")
 
 
 def plan(
@@ -53,11 +56,9 @@ def plan(
     Raises:
       UserError: for what is no key, no value, or none of the study.
     """
-    chosen = {("", CENTRE): {}} | {
-        (factor, variant): changes
-        for factor, variants in factors.items()
-        for variant, changes in variants.items()
-    }
+    if not config.data.test_split:
+        raise UserError("a study compares by probes: name held-out images in data.test_split")
+    chosen = _changes(factors)
     if unfit := [name for key in chosen for name in key if "," in name]:
         raise UserError(f"the study has {unfit[0]!r}: commas part the names of --only, use none")
     known = {key: {*key, full_name(*key)} - {""} for key in chosen}
@@ -75,6 +76,28 @@ def plan(
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two variants of the study would both lie in {twice[0]!r}: rename one")
     return runs
+
+
+def recorded(config: ConfigDict, factors: Factors, names: Collection[str]) -> list[Planned]:
+    """What `plan` has of runs of these names, whichever commands trained them; by variant."""
+    changes = _changes(factors)
+    found = [name.rpartition(".") for name in names]
+    stems = {stem for stem, _, seed in found if seed.isdecimal()}
+    seeds = sorted({int(seed) for *_, seed in found if seed.isdecimal()})
+    only = [full_name(*key) for key in changes if _stem(*key) in stems]
+    runs = plan(config, factors, seeds, only) if only else []
+    order = list(changes)
+    runs = sorted(runs, key=lambda run: order.index((run.factor, run.variant)))
+    return [run for run in runs if run.name in names]
+
+
+def _changes(factors: Factors) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """By factor and variant, the centre first."""
+    return {("", CENTRE): {}} | {
+        (factor, variant): changes
+        for factor, variants in factors.items()
+        for variant, changes in variants.items()
+    }
 
 
 def _changed(config: ConfigDict, changes: Mapping[str, Any], seed: int, where: str) -> ConfigDict:
