@@ -5,7 +5,7 @@
 
 Memory of a chip by kind and whether it fits, collectives, FLOPs and, at a stated share of the
 chips' peak (--mfu), hours. --config.KEY=VALUE changes a setting, such as --config.mesh.fsdp=256.
-Exit codes: 0 fits, 1 does not fit, 2 wrong input.
+Exit codes: 0 fits, or it is not known what memory there is; 1 does not fit, 2 wrong input.
 """
 
 import os

@@ -74,13 +74,13 @@ def compilation(name: str, topology: str, fsdp: int) -> dict[str, Any]:
     """Memory by kind and collectives, in bytes a chip."""
     config = recipe(name)
     config.mesh.fsdp = fsdp
-    devices, _ = topology_devices(topology)
+    devices, chip = topology_devices(topology)
     validate(config, len(devices))
     compiled = compile_step(config, devices)
     return {
         "compiler": {package: metadata.version(package) for package in ("jax", "libtpu")},
         "mesh": dict(zip(AXES, mesh_shape(config, len(devices)), strict=True)),
-        "fits": compiled.fits,
+        "fits": compiled.fits(chip.memory),
         "memory": compiled.memory,
         "collectives": {kind: found._asdict() for kind, found in compiled.traffic.items()},
     }

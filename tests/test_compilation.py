@@ -14,9 +14,10 @@ from jepa_jax.compilation.collectives import Traffic, collectives
 from jepa_jax.compilation.hlo import parse
 from jepa_jax.compilation.moves import moves
 from jepa_jax.compilation.search import largest
+from jepa_jax.compilation.step import Compilation
 from jepa_jax.errors import UserError
 from jepa_jax.parallel.cpu import xla_flags
-from tests.commands import launch
+from tests.commands import launch, refused
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -157,6 +158,20 @@ def test_the_search_ends_within_a_sixteenth(limit: int):
     assert len(tried) < 10
 
 
+@pytest.mark.parametrize(
+    ("compiles", "memory", "fits"),
+    [(True, 10, True), (True, 9, False), (True, None, True), (False, 99, False)],
+)
+def test_what_compiles_fits_only_into_the_memory_that_there_is(compiles, memory, fits):
+    assert Compilation(compiles, 1.0, {"batch": 4, "program": 6}, {}).fits(memory) == fits
+
+
+def test_no_search_without_an_end():
+    assert "--search: it is not known how much memory cpu has" in refused(
+        "compile", "--config=configs/digits.py", "--search"
+    )
+
+
 CPU = """
 import json
 import jax
@@ -264,4 +279,5 @@ def test_local_devices_need_no_topology():
     result = compiled(*SMALL)
     assert result.returncode == 0, result.stderr
     assert "1 × cpu" in result.stdout
+    assert "whether it fits is not known" in result.stdout
     assert "TFLOP a step" in result.stdout

@@ -10,6 +10,7 @@ from jepa_jax.compilation.search import largest
 from jepa_jax.compilation.step import Compilation, compile_step
 from jepa_jax.config import mesh_shape
 from jepa_jax.console import new_console, say
+from jepa_jax.errors import UserError
 from jepa_jax.flops import flops_by_part, step_flops
 from jepa_jax.parallel.sharding import AXES
 from jepa_jax.training.setup import total_steps
@@ -31,20 +32,24 @@ def compile_recipe(
       moves: also tell what is copied, and which logits are written to memory.
 
     Returns:
-      Whether it fits.
+      Whether it fits; True where the memory of a chip is not known.
 
     Raises:
-      UserError: for a topology, mesh or batch that cannot be.
+      UserError: for a topology, mesh or batch that cannot be, or a search without an end.
     """
     console = new_console()
     devices, chip = topology_devices(topology) if topology else local_devices()
+    if search and chip.memory is None:
+        raise UserError(
+            f"--search: it is not known how much memory {chip.name} has: give a --topology"
+        )
     validate(config, len(devices))
     sizes = mesh_shape(config, len(devices))
     mesh = " × ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
     say(console, f"{len(devices)} × {chip.name}, mesh {mesh}; compiling …")
     compiled = compile_step(config, devices)
     say(console, memory_table(compiled, chip))
-    say(console, verdict(compiled))
+    say(console, verdict(compiled, chip))
     if compiled.traffic:
         say(console, traffic_table(compiled))
     if moves:
@@ -53,18 +58,18 @@ def compile_recipe(
         say(console, line)
     if search:
         ways, parts = sizes[0] * sizes[1], config.train.accumulate
-        tried = {config.train.batch_size // (ways * parts): compiled.fits}
+        tried = {config.train.batch_size // (ways * parts): compiled.fits(chip.memory)}
 
         def fits(number: int) -> bool:
             with config.unlocked(), restored(config):
                 config.train.batch_size = number * ways * parts
-                found = compile_step(config, devices).fits
+                found = compile_step(config, devices).fits(chip.memory)
             say(console, f"{number * parts} images a chip: {'fit' if found else 'do not fit'}")
             return found
 
         most = largest(fits, next(iter(tried)), tried) * parts
         say(console, f"largest batch: {most} images a chip, {most * ways} in all")
-    return compiled.fits
+    return compiled.fits(chip.memory)
 
 
 @contextlib.contextmanager
@@ -80,7 +85,7 @@ def memory_table(compiled: Compilation, chip: Chip) -> Table:
     table = Table(title="Memory of a chip", title_justify="left")
     table.add_column("kind")
     table.add_column("MiB", justify="right")
-    rows = compiled.memory | {"in all": sum(compiled.memory.values())}
+    rows = compiled.memory | {"in all": compiled.needed}
     if chip.memory:
         rows["the chip has"] = chip.memory
     for kind, size in rows.items():
@@ -88,9 +93,10 @@ def memory_table(compiled: Compilation, chip: Chip) -> Table:
     return table
 
 
-def verdict(compiled: Compilation) -> str:
-    if compiled.fits:
-        return f"fits; compiled in {compiled.seconds:.0f} s"
+def verdict(compiled: Compilation, chip: Chip) -> str:
+    if compiled.fits(chip.memory):
+        fits = "fits" if chip.memory else "whether it fits is not known"
+        return f"{fits}; compiled in {compiled.seconds:.0f} s"
     return (
         "does not fit: raise mesh.fsdp (state) or train.accumulate (activations), or set"
         " model.unroll to the depth, or model.remat=full"

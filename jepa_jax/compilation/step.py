@@ -30,19 +30,31 @@ class Compilation:
     """What the compiler made of a step.
 
     Attributes:
-      fits: whether it found room for everything on a chip.
+      compiles: whether it found room for everything, as far as it knows the memory of a chip.
       seconds: that compiling took.
       memory: bytes a chip by kind; without the temporary ones if it does not fit and the compiler
         does not tell.
-      traffic: collectives by kind; empty if it does not fit.
-      moves: large copies, and logits in memory; none if it does not fit.
+      traffic: collectives by kind; empty if it does not compile.
+      moves: large copies, and logits in memory; none if it does not compile.
     """
 
-    fits: bool
+    compiles: bool
     seconds: float
     memory: dict[str, int]
     traffic: dict[str, Traffic]
     moves: tuple[Move, ...] = ()
+
+    @property
+    def needed(self) -> int:
+        """Bytes of a chip."""
+        return sum(self.memory.values())
+
+    def fits(self, memory: int | None) -> bool:
+        """Whether a chip with so many bytes has room; where that is not known, whether it compiles.
+
+        XLA compiles for a CPU whatever it takes.
+        """
+        return self.compiles and (memory is None or self.needed <= memory)
 
 
 def compile_step(config: ConfigDict, devices: list) -> Compilation:
