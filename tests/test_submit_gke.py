@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
 from jepa_jax.errors import UserError
-from jepa_jax.submission.gke import Gke, check, jobset, literal, manifests, plan, secret, xpk
+from jepa_jax.submission.commands import reason
+from jepa_jax.submission.gke import Gke, check, jobset, literal, manifests, plan, secret, ways, xpk
 from jepa_jax.submission.topology import parse
 from jepa_jax.submission.training import Training
 from tests.commands import launch
@@ -167,7 +168,8 @@ def submit(*words: str, **environment: str) -> subprocess.CompletedProcess:
 def test_what_is_submitted_is_what_was_shown(tmp_path: pathlib.Path, program, words):
     stand_in = tmp_path / program
     stand_in.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/words\ncat >{tmp_path}/stdin\n'
+        f'#!/bin/sh\n[ "$1" = get ] && exit\n'
+        f'printf "%s\\n" "$@" >{tmp_path}/words\ncat >{tmp_path}/stdin\n'
         f"echo first created with $SOME_TOKEN\n"
     )
     stand_in.chmod(0o755)
@@ -187,6 +189,34 @@ def test_what_is_submitted_is_what_was_shown(tmp_path: pathlib.Path, program, wo
     else:
         assert given_words[:2] == ["apply", "--server-side"]
         assert list(yaml.safe_load_all(stdin)) == [secret(job), jobset(job)]
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed"])
+def test_what_has_ended_is_not_begun_by_the_same_command(tmp_path, state):
+    stand_in = tmp_path / "kubectl"
+    stand_in.write_text(f'#!/bin/sh\n[ "$1" = get ] && echo {state} || touch {tmp_path}/applied\n')
+    stand_in.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = submit(f"--image={IMAGE}", "--yes", PATH=path)
+    assert result.returncode == 2
+    assert f"first is there and has ended ({state}): kubectl delete jobset first" in result.stderr
+    assert not (tmp_path / "applied").exists()
+
+
+def test_logs_are_those_of_one_pod():
+    [logs] = [line for line in ways(gke()) if "logs" in line]
+    selector = dict(pair.split("=") for pair in logs.partition("--selector=")[2].split(","))
+    assert selector == {
+        "jobset.sigs.k8s.io/jobset-name": "first",
+        "jobset.sigs.k8s.io/job-index": "0",
+        "batch.kubernetes.io/job-completion-index": "0",
+    }
+
+
+def test_a_refusal_of_xpk_tells_why():
+    printed = "[XPK] Starting xpk\n[XPK] first already exists\n[XPK] XPK failed, error code 1\n"
+    result = subprocess.CompletedProcess(["xpk"], 1, printed, "a warning of a library\n")
+    assert reason(result) == "first already exists"
 
 
 def test_a_missing_kubectl_is_one_line(tmp_path):

@@ -49,8 +49,13 @@ def checked(command: Sequence[str], stdin: str = "") -> str:
 
 
 def reason(result: subprocess.CompletedProcess) -> str:
-    """The line of an error in which a program says why, without its own name."""
+    """The line of an error in which a program says why, without its own name.
+
+    XPK says it on its standard output, before a line that it failed.
+    """
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     start = re.compile(r"(\w+: )?(error|fatal)\b:? ?(\(gcloud[\w.-]*\) )?", re.IGNORECASE)
     errors = [start.sub("", line, count=1) for line in lines if start.match(line)]
-    return (errors or lines or [f"exit code {result.returncode}"])[0]
+    of_xpk = [line for line in result.stdout.splitlines() if line.startswith("[XPK] ")]
+    of_xpk = [line.removeprefix("[XPK] ") for line in of_xpk if "XPK failed" not in line]
+    return (errors or of_xpk[-1:] or lines or [f"exit code {result.returncode}"])[0]

@@ -177,6 +177,14 @@ class _Plain(yaml.SafeDumper):
 APPLY = ["kubectl", "apply", "--server-side", "--field-manager=jepa_jax", "--filename=-"]
 
 
+def ended(gke: Gke) -> list[str]:
+    """Asks how a JobSet of that name ended; nothing, if it has not or is not there."""
+    return [
+        *("kubectl", "get", "jobset", gke.name),
+        *("--ignore-not-found", "--output=jsonpath={.status.terminalState}"),
+    ]
+
+
 def xpk(gke: Gke) -> list[str]:
     """The command of XPK, which takes the names of variables from its standard input.
 
@@ -206,7 +214,8 @@ def xpk(gke: Gke) -> list[str]:
 
 def plan(gke: Gke) -> list[str]:
     """What would be asked for, as YAML with comments: it may be saved and changed."""
-    lines = [f"# {shlex.join(APPLY)}", "# with this:"]
+    lines = ["# has one of that name ended?", f"# {shlex.join(ended(gke))}", ""]
+    lines += [f"# {shlex.join(APPLY)}", "# with this:"]
     if gke.environment:
         lines += ["#", *(f"# {line}" for line in as_yaml(secret(gke, hidden=True)).splitlines())]
         lines += ["# ---"]
@@ -220,7 +229,10 @@ def plan(gke: Gke) -> list[str]:
 
 def ways(gke: Gke) -> list[str]:
     """What to do with it later."""
-    label = f"jobset.sigs.k8s.io/jobset-name={gke.name}"
+    label = (  # of the first pod: kubectl follows no more than five
+        f"jobset.sigs.k8s.io/jobset-name={gke.name},jobset.sigs.k8s.io/job-index=0,"
+        "batch.kubernetes.io/job-completion-index=0"
+    )
     return [
         f"kubectl get jobset {gke.name}",
         f"kubectl logs --follow --selector={label}",

@@ -100,6 +100,12 @@ def run_gke(gke: kubernetes.Gke, config: ConfigDict, *, use_xpk: bool, yes: bool
     else:
         command, stdin = kubernetes.APPLY, kubernetes.manifests(gke)
     require(command[0])
+    # To apply again what has ended changes nothing, and nothing would run.
+    if not use_xpk and (state := checked(kubernetes.ended(gke)).strip()):
+        raise UserError(
+            f"{gke.name} is there and has ended ({state}): kubectl delete jobset {gke.name} first,"
+            " or take another --name"
+        )
     try:
         printed = checked(command, stdin)
     except UserError as error:
