@@ -62,6 +62,16 @@ def test_what_is_not_committed_is_not_forgotten(repository, change):
     assert pinned("HEAD", "configs/some.py", repository)
 
 
+def test_a_recipe_elsewhere_that_was_changed_is_not_forgotten(repository):
+    (repository / "mine.py").write_text("one")
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "two")
+    assert pinned(None, "mine.py:small", repository)
+    (repository / "mine.py").write_text("two")
+    with pytest.raises(UserError, match=r"not committed would not travel \(mine.py\)"):
+        pinned(None, "mine.py:small", repository)
+
+
 @pytest.mark.parametrize(
     ("revision", "recipe", "message"),
     [
@@ -100,6 +110,7 @@ def test_settings_travel_as_they_were_given():
         (RECIPE, "", [], "--workdir is empty"),
         ("/elsewhere/recipe.py", "w", [], "would not travel"),
         (RECIPE, "w", ["--config.seed", "3"], "--config.seed has no value: write"),
+        (RECIPE, "w", ["--force", "optim.eps"], "--force has no value: write --force=VALUE"),
         (RECIPE, "w", ["--config.data.path=a\nb"], "line break"),
         (RECIPE, "w\x00", [], "control character"),
     ],

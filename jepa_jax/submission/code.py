@@ -44,7 +44,8 @@ def pinned(revision: str | None, recipe: str, root: pathlib.Path = ROOT) -> Code
     head = _git(root, "rev-parse", "--verify", f"{revision or 'HEAD'}^{{commit}}")
     if head.returncode:
         raise UserError(f"--commit={revision or 'HEAD'} is no commit here: {reason(head)}")
-    changed = _git(root, "status", "--porcelain", "--", *RUNS).stdout
+    path = recipe.partition(":")[0]
+    changed = _git(root, "status", "--porcelain", "--", *RUNS, path).stdout
     if revision is None and changed:
         files = ", ".join(line[3:] for line in changed.splitlines()[:3])
         raise UserError(
@@ -52,7 +53,6 @@ def pinned(revision: str | None, recipe: str, root: pathlib.Path = ROOT) -> Code
             " run, such as --commit=HEAD"
         )
     commit = head.stdout.strip()
-    path = recipe.partition(":")[0]
     if _git(root, "ls-tree", "--name-only", commit, "--", path).stdout.rstrip("\n") != path:
         raise UserError(
             f"{path} is not part of commit {commit[:12]} and would not travel: git add and"

@@ -49,7 +49,7 @@ def training_of(
         raise UserError("give a recipe and a folder: --config=configs/vitb16.py --workdir=runs/b")
     if not workdir:
         raise UserError("--workdir is empty: give a folder")
-    overrides = [word for word in words if re.match(r"--?((no)?config\.|force=)", word)]
+    overrides = [word for word in words if re.match(r"--?((no)?config\.|force(=|$))", word)]
     for word in overrides:
         if "=" not in word and not re.match(r"--?no", word):
             raise UserError(f"{word} has no value: write {word}=VALUE")
