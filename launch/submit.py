@@ -35,7 +35,9 @@ YES = flags.DEFINE_bool("yes", False, "Do it.")
 ENV = flags.DEFINE_list("env", [], "Names of the variables that pass, such as HF_TOKEN,XLA_FLAGS.")
 RESTARTS = flags.DEFINE_integer("restarts", 10, "After preemptions and failures, at most.", 0)
 COMMIT = flags.DEFINE_string("commit", None, "What to run, if not HEAD without changes.")
-SETUP = flags.DEFINE_string("setup", "", "Shell commands before it, such as 'mount /data'.")
+SETUP = flags.DEFINE_string(
+    "setup", "", "Shell before it; tpu: on each host, slurm: once, on the first node."
+)
 OPTIONS = flags.DEFINE_string("options", "", "More of them for gcloud … create, or sbatch.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5e:16x16, or 2xv5e:16x16.")
 SPOT = flags.DEFINE_bool("spot", False, "Cheaper, and may be taken away at any time.")

@@ -95,9 +95,13 @@ def test_the_first_start_is_no_restart(tmp_path):
     assert "scontrol requeue 7" in executed(slurm(tmp_path, restarts=1), EXIT_CODE="75").stderr
 
 
-def test_a_setup_that_fails_ends_the_job(tmp_path):
-    result = executed(slurm(tmp_path, setup="export A=1; false"))
+@pytest.mark.parametrize("setup", ["export A=1; false", "false; export A=1", "false\ntrue"])
+def test_a_setup_that_fails_ends_the_job(tmp_path, setup):
+    result = executed(slurm(tmp_path, setup=setup))
     assert (result.returncode, result.stdout) == (1, "")
+
+
+def test_what_a_setup_exports_reaches_the_tasks(tmp_path):
     ran = executed(slurm(tmp_path, setup="export A=1"), SLURM_CPUS_PER_TASK="4")
     note = json.loads(ran.stdout)
     assert note["environment"]["A"] == "1"

@@ -26,7 +26,7 @@ class Slurm:
       tasks: of a node.
       gpus: of a node; none: it computes on CPUs.
       options: more of them for sbatch.
-      setup: shell commands that the first node runs before.
+      setup: shell commands that the first node runs before; all tasks get what it exports.
       environment: variables that pass.
       restarts: after it was stopped and saved, at most.
     """
@@ -90,7 +90,7 @@ def script(slurm: Slurm) -> str:
     arguments = slurm.training.arguments(root=f"{slurm.unpacked}/")
     train = shlex.join([slurm.python, f"{slurm.unpacked}/launch/train.py", *arguments])
     gpus = [f"#SBATCH --gpus-per-node={slurm.gpus}"] if slurm.gpus else []
-    setup = ["{", slurm.setup, "} || exit"] if slurm.setup else []
+    setup = ["set -e", slurm.setup, "set +e"] if slurm.setup else []
     lines = [
         "#!/bin/bash",
         f"# {slurm.name}, commit {slurm.code.commit}",
