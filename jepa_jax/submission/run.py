@@ -58,7 +58,10 @@ def run_tpu(tpu: cloud_tpu.Tpu, config: ConfigDict, *, poll_seconds: float, yes:
     try:
         return supervisor.run(tpu)
     except KeyboardInterrupt:
-        _say("the run goes on without this command: the same one looks after it again")
+        _say(
+            "training goes on without this command, but nothing asks for a lost TPU again, begins a"
+            " failed run again or gives the TPU back, which costs until then: the same command does"
+        )
         return STOPPED
 
 
