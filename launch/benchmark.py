@@ -28,6 +28,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
 
 from absl import flags
+from ml_collections import config_flags
 
 from jepa_jax import cli
 
@@ -146,7 +147,8 @@ def gpu(config, folder):
         found = pathlib.Path(HERE).parent / "configs"
         recipes = {name: runpy.run_path(f"{found / name}.py")["get_config"]() for name in RECIPES}
     else:
-        recipes = {"recipe": config}
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        recipes = {pathlib.Path(path.split(":")[0]).stem: config}
     rows = measure(
         recipes,
         folder,

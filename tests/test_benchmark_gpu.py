@@ -9,6 +9,7 @@ import pytest
 from jepa_jax.benchmark import gpu, gpu_report
 from jepa_jax.benchmark.contender import Contender, OutOfMemory
 from jepa_jax.benchmark.gpu import best_batch
+from jepa_jax.config import changed
 from jepa_jax.errors import UserError
 from tests.tiny import tiny
 
@@ -76,8 +77,8 @@ SIZES = {"smallest": 2, "largest": 16, "steps": 1, "rounds": 2, "peer": True}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """All of it, with sides for which 8 and 4 images are not too many."""
+def sides():
+    """A GPU on which 8 images are not too many for one of our sides, and 4 for all others."""
 
     def side(name: str, batch: int, most: int) -> Contender:
         return Contender(name, [sys.executable, "-c", SPEAKS, str(batch), str(most)])
@@ -88,11 +89,17 @@ def found(tmp_path_factory):
     def theirs(style, config, *_):
         return side(f"torch {style}", config.train.batch_size, 4)
 
-    out = tmp_path_factory.mktemp("gpu") / "out.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "our_contender", ours)
         patch.setattr(gpu, "peer_contender", theirs)
-        yield gpu.measure({"tiny": tiny()}, out.parent, out, **SIZES), out
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(sides, tmp_path_factory):
+    """All of it."""
+    out = tmp_path_factory.mktemp("gpu") / "out.jsonl"
+    return gpu.measure({"tiny": tiny()}, out.parent, out, **SIZES), out
 
 
 def test_each_side_is_tried_and_takes_turns_at_its_best(found):
@@ -128,6 +135,25 @@ def test_it_goes_on_after_what_is_there(found, tmp_path):
     what = [[row[key] for key in ("what", "contender", "batch")] for row in rows]
     assert [[row[key] for key in ("what", "contender", "batch")] for row in again] == what
     assert gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES) == again
+
+
+def test_a_peer_that_is_added_takes_turns_too(sides, tmp_path):
+    out = tmp_path / "out.jsonl"
+    alone, both = (
+        gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES | {"peer": peer})
+        for peer in (False, True)
+    )
+    count = [len(gpu.best_of(rows, "tiny", tiny())) for rows in (alone, both)]
+    assert count == [1, 3]
+    assert [row for row in alone if row["what"] == "trial"] == both[: len(alone) - 1]
+
+
+def test_what_was_found_of_another_setting_is_not_told(found):
+    rows, _ = found
+    other = changed(tiny(), {"model.depth": 3})
+    assert gpu.best_of(rows, "tiny", changed(tiny(), {"train.batch_size": 2}))
+    assert not gpu.best_of(rows, "tiny", other)
+    assert not gpu.best_of(rows, "other", tiny())
 
 
 def test_another_device_is_another_file(found, monkeypatch):

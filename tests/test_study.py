@@ -14,9 +14,10 @@ from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.study import run as study_run
 from jepa_jax.study.plan import open_study, plan, recorded
-from jepa_jax.study.record import curve, differing, read
+from jepa_jax.study.record import curve, read
 from jepa_jax.study.run import run_study, share
 from jepa_jax.study.summary import collect, summarize, table
+from jepa_jax.training.changes import differing
 from tests.commands import ROOT, launch, refused
 from tests.tiny import tiny
 

@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+import jepa_jax
 from jepa_jax.benchmark.contender import WARM_UP, Contender, OutOfMemory, take_turns
 from jepa_jax.benchmark.step import OURS, STYLES, check_same, our_contender, peer_contender
 from jepa_jax.config import changed
 from jepa_jax.errors import UserError
+from jepa_jax.training.changes import differing
 from jepa_jax.training.jsonlines import JsonLines
 
 WORTH_IT = 1.02  # times as fast a doubled batch has to be, to be doubled once more
+TRIED = ("train.batch_size", "train.accumulate", "model.remat")  # whatever the recipe says
 REMATS = ("none", "dots")  # of ours: the larger batch, or nothing computed twice
 ONE_GPU = {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 
@@ -46,18 +50,18 @@ def measure(
 
     Returns:
       Rows of two kinds, by "what": "trial", each with one round or "out_of_memory"; and "best", of
-      each side, with as many as are asked for. All have "recipe", "contender" and "batch"; and what
-      a contender says of itself.
+      each side, with as many as are asked for. All have what `key_of` says, "contender" and
+      "batch"; and what a contender says of itself. Those of other settings in `out` are among them.
 
     Raises:
       UserError: if a contender fails for another reason than memory, or is on another device.
     """
     lines = JsonLines(epath.Path(out), what=str, recipe=str, contender=str)
     for recipe, config in recipes.items():
-        sides = _sides(config, folder, peer)
+        sides, shared = _sides(config, folder, peer), key_of(recipe, config)
 
-        def attempt(side: str, batch: int, recipe=recipe, sides=sides) -> Row:
-            key = {"what": "trial", "recipe": recipe, "contender": side, "batch": batch}
+        def attempt(side: str, batch: int, shared=shared, sides=sides) -> Row:
+            key = {"what": "trial", **shared, "contender": side, "batch": batch}
             for row in lines.rows():
                 if row.items() >= key.items():
                     return row
@@ -67,15 +71,34 @@ def measure(
             return row
 
         found = [best_batch(attempt, side, smallest, largest) for side in sides]
-        if any(row.items() >= {"what": "best", "recipe": recipe}.items() for row in lines.rows()):
-            continue
         ours = max((row for row in found if _is_ours(row)), key=speed, default=None)
         if ours is None:
             raise UserError(f"{recipe}: a batch of {smallest} does not fit: take --smallest=1")
         rows = [ours, *(row for row in found if row and not _is_ours(row))]
+        before = best_of(lines.rows(), recipe, config)
+        if set(map(_at, rows)) <= set(map(_at, before)):
+            continue
         turns = _turns(rows, sides, steps=steps, rounds=rounds)
-        lines.change(lambda earlier, turns=turns: [*earlier, *turns])
+        lines.change(
+            lambda earlier, before=before, turns=turns: [
+                *(row for row in earlier if row not in before),
+                *turns,
+            ]
+        )
     return lines.rows()
+
+
+def key_of(recipe: str, config: ConfigDict) -> Row:
+    """What rows of the same recipe, settings and versions have in common."""
+    setting = {name: value for name, value in differing(config).items() if name not in TRIED}
+    versions = {"jepa_jax": jepa_jax.__version__, "jax": jax.__version__}
+    return {"recipe": recipe, "setting": setting, "versions": versions}
+
+
+def best_of(rows: list[Row], recipe: str, config: ConfigDict) -> list[Row]:
+    """The rows "best" of a recipe, ours first."""
+    key = {"what": "best", **key_of(recipe, config)}
+    return [row for row in rows if row.items() >= key.items()]
 
 
 def best_batch(
@@ -101,6 +124,10 @@ def best_batch(
 def speed(row: Row) -> float:
     """Images/s of a trial."""
     return row["batch"] / row["rounds"][0]["step_seconds"]
+
+
+def _at(row: Row) -> tuple[str, int]:
+    return row["contender"], row["batch"]
 
 
 def _is_ours(row: Row | None) -> bool:

@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from jepa_jax.benchmark.gpu import best_of
+
 IMAGES = 1_281_167  # of ImageNet-1k
 PAPER = {"vith14": "the paper's took 1,152 hours of an A100"}  # 16 for 72 hours
 
@@ -41,7 +43,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
 def report(rows: list[dict[str, Any]], recipes: dict[str, ConfigDict]) -> None:
     console = Console()
     for recipe, config in recipes.items():
-        best = [row for row in rows if row["what"] == "best" and row["recipe"] == recipe]
+        best = best_of(rows, recipe, config)
         found = summary(best)
         console.print(_table(f"{recipe}, {best[0]['dtype']}, {best[0]['device']}", best, found))
         hours = config.train.epochs * IMAGES / found[0]["images_per_second"] / 3600

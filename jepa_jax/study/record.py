@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 import jepa_jax
 from jepa_jax.atomic import write_text
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.study.plan import Planned
-from jepa_jax.training.changes import differences
+from jepa_jax.training.changes import differences, differing
 from jepa_jax.training.goodput import goodput
 from jepa_jax.training.jsonlines import parsed
 from jepa_jax.training.workdir import Workdir, storage_of
@@ -75,15 +74,6 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def differing(config: ConfigDict) -> dict[str, Any]:
-    """The settings that are not the defaults, by dotted key."""
-    return {change.name: change.new for change in differences(_tree(defaults()), _tree(config))}
-
-
-def _tree(config: ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json())
-
-
 def write(folder: epath.Path, name: str, record: Record) -> None:
     """Stores a record, whole or not at all."""
     with storage_of(folder):
@@ -101,7 +91,9 @@ def read(file: epath.Path, planned: Planned) -> Record:
         found = parsed(file.read_bytes(), {"variant": str, "config": dict})
     if found is None:
         raise UserError(f"{file} is no record of a study, or damaged: delete it to run it again")
-    usual = {change.name: change.new for change in differences({}, _tree(defaults()))}
+    usual = {
+        change.name: change.new for change in differences({}, json.loads(defaults().to_json()))
+    }
     for change in differences(usual | found["config"], usual | differing(planned.config)):
         if not change.free or change.name in MEASURE:
             raise UserError(

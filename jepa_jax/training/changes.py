@@ -150,6 +150,12 @@ def stored_config(stored: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
+def differing(config: ConfigDict) -> dict[str, Any]:
+    """The settings that are not the defaults, by dotted key, as JSON has them."""
+    usual, own = (json.loads(each.to_json()) for each in (defaults(), config))
+    return {change.name: change.new for change in differences(usual, own)}
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[Change]:
     """Of two trees of dicts, by dotted name."""
     for name in [*new, *(name for name in old if name not in new)]:
