@@ -8,7 +8,7 @@ import pytest
 
 from jepa_jax.benchmark import attention, checkpoint, heads, masks, scaling, step, step_report
 from jepa_jax.benchmark.data import compare, report
-from jepa_jax.config import defaults
+from jepa_jax.config import changed, defaults
 from jepa_jax.errors import UserError
 from tests.tiny import tiny
 
@@ -122,9 +122,25 @@ def test_a_step_that_is_made_where_it_is_asked_for_has_no_host_time(device: str,
     assert line.split("│")[2].strip() == cell
 
 
-def test_other_work_is_not_compared():
-    with pytest.raises(UserError, match="another targets"):
-        step_report.report_change([ROW], [ROW | {"targets": [32, 4, 5]}])
+@pytest.mark.parametrize(("key", "value"), [("targets", [32, 4, 5]), ("flops", 56e12)])
+def test_other_work_is_not_compared(key, value):
+    with pytest.raises(UserError, match=f"another {key}"):
+        step_report.report_change([ROW], [ROW | {key: value}])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("targets", "pixels"),
+        ("predictor.one_pass", True),
+        ("train.draws", 2),
+        ("regularizer.variance", 0.1),
+        ("regularizer.covariance", 0.1),
+    ],
+)
+def test_what_the_peer_does_not_do_is_not_compared(tmp_path, key, value):
+    with pytest.raises(UserError, match=f"--peer=torch does no other work than {key}="):
+        step.peer_contender("plain", changed(tiny(), {key: value}), tmp_path)
 
 
 def test_what_is_no_earlier_run(tmp_path):

@@ -17,11 +17,19 @@ from jepa_jax.benchmark.contender import Contender, start_all, take_turns
 from jepa_jax.config import architecture, grid, mask_spec
 from jepa_jax.errors import UserError
 from jepa_jax.parallel.cpu import xla_flags
+from jepa_jax.training.changes import differing
 
 PEER = pathlib.Path(__file__).parents[2] / "tests" / "peers" / "torch_step.py"
 OURS = "jepa_jax"
 STYLES = ("plain", "best")  # of the peer
 SAME = ("dtype", "devices", "parameters", "images", "context", "targets")  # of the same work
+PEER_DOES = {
+    "targets": "features",
+    "predictor.one_pass": False,
+    "train.draws": 1,
+    "regularizer.variance": 0.0,
+    "regularizer.covariance": 0.0,
+}
 INPUT_STEPS = 10  # on the recipe's own images
 
 
@@ -89,7 +97,14 @@ def peer_contender(
     folder: pathlib.Path,
     environment: Mapping[str, str] | None = None,
 ) -> Contender:
-    """The PyTorch step, one of `STYLES`, in a process of its own."""
+    """The PyTorch step, one of `STYLES`, in a process of its own.
+
+    Raises:
+      UserError: for a setting that it does not know.
+    """
+    for key, value in PEER_DOES.items():
+        if differing(config).get(key, value) != value:
+            raise UserError(f"--peer=torch does no other work than {key}={value}: leave one out")
     name = f"torch {style}"
     setup, drawn = folder / f"{name}.json", folder / f"{name}.npz"
     setup.write_text(json.dumps({"sizes": _sizes(config), "dtype": config.model.dtype}))

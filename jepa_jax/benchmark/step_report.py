@@ -107,8 +107,8 @@ def report_change(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> N
         old = earlier.get(row["contender"])
         if old is None:
             continue
-        for key in ("device", *SAME):
-            if old[key] != row[key]:
+        for key in ("device", *SAME, "flops"):
+            if old.get(key) != row.get(key):  # the peer tells no FLOPs
                 raise UserError(f"--compare is of another {key}: {old[key]}, not {row[key]}")
         was, now = summary(old), summary(row)
         pairs = [
