@@ -2,6 +2,7 @@
 
 import collections
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,22 @@ def test_checkpoints_are_measured(tmp_path, capsys):
     }
     checkpoint.report(rows)
     assert "a save" in capsys.readouterr().out
+
+
+def test_the_last_save_is_part_of_a_round(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(checkpoint._Training, "__init__", lambda *_: None)
+    monkeypatch.setattr(checkpoint._Training, "steps", lambda *_, **__: waited.append("steps"))
+    training = checkpoint._Training()
+    training._folder, training._config = tmp_path, tiny()
+    training.checkpoints = SimpleNamespace(wait=lambda: waited.append("saved"))
+    training.careful_steps(2, 2)
+    assert waited == ["steps", "saved"]
+
+
+def test_rounds_without_a_save_tell_nothing(tmp_path):
+    with pytest.raises(UserError, match="--steps=2 end before the first save: take --every=2"):
+        checkpoint.measure(tiny(), tmp_path, steps=2, every=3, rounds=1)
 
 
 def test_heads_are_measured(capsys):

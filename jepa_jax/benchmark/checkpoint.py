@@ -15,6 +15,7 @@ from rich.table import Table
 
 from jepa_jax import ijepa, masks
 from jepa_jax.config import mask_spec, mesh_shape
+from jepa_jax.errors import UserError
 from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 from jepa_jax.training.checksums import checksums
@@ -44,7 +45,12 @@ def measure(
       is done about; CAREFUL, one with checkpoints, events.jsonl and watchdog; "a save" (for as long
       as the steps wait for it), "a restore" and the "verification" in it; "first" in a process,
       these two also compile.
+
+    Raises:
+      UserError: if nothing would be saved in a round.
     """
+    if steps < every:
+        raise UserError(f"--steps={steps} end before the first save: take --every={steps}, or less")
     training = _Training(config, folder)
     training.steps(1, save_every=1)  # compiles
     training.checkpoints.wait()
@@ -52,7 +58,6 @@ def measure(
     for _ in range(rounds):
         training.timed(PLAIN, lambda: training.steps(steps), steps)
         training.timed(CAREFUL, lambda: training.careful_steps(steps, every), steps)
-        training.checkpoints.wait()
     for number in range(rounds + 1):
         first = "" if number else "the first "
         for what, action in (
@@ -114,6 +119,7 @@ class _Training:
             Watchdog(ledger, self._config.guard.hang_minutes, workdir.path / "stacks.txt"),
         ):
             self.steps(number, save_every, ledger)
+            self.checkpoints.wait()  # the last one is written in the background: it counts too
 
     def _save(self) -> None:
         self.checkpoints.save(int(self.state.step), self.state, {})
