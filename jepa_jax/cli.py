@@ -71,6 +71,11 @@ def run(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.code
+    except ImportError as error:  # of fsspec, wherever a path in a bucket is opened first
+        if "gcsfs" not in str(error):
+            raise
+        print("error: gs://… needs another package: pip install -e '.[gcs]'", file=sys.stderr)
+        code = UserError.code
     sys.exit(code)
 
 

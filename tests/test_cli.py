@@ -1,5 +1,6 @@
 """Wrong input on the command line: one line that says what to do, and exit code 2."""
 
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -123,3 +124,9 @@ def test_commands_start_through_a_link(tmp_path):
     command = [sys.executable, str(tmp_path / "link" / "launch" / "inspect.py"), "--help"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert "what became of a run" in result.stdout, result.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is there")
+def test_a_bucket_without_its_package_is_one_line():
+    told = refused("inspect", "run", "gs://bucket/run")
+    assert told == "error: gs://… needs another package: pip install -e '.[gcs]'"
