@@ -1,5 +1,7 @@
 """The doctor's numbers: what they are on features that are known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +127,16 @@ def test_target_scale_and_gap(model, state, found, monkeypatch):
     anew = jax.jit(lambda state, batch: measure.__wrapped__(model, state, batch))
     bare = anew(state, batch())
     assert bare.target_scale < 0.5
+
+
+def test_flat_patches_of_pixels_leave_the_scale_alone():
+    model = build(targets="pixels", mean=(0.5,) * 3, std=(0.5,) * 3)
+    model = dataclasses.replace(model, predictor=model.predictor.clone(output_width=4 * 4 * 3))
+    state = jax.jit(ijepa.init, static_argnums=(0, 2))(model, jax.random.key(0), SHAPE)
+    given = batch()
+    black = given._replace(images=given.images.at[:, :8].set(0))  # the upper half
+    found = measure(model, state, black)
+    np.testing.assert_allclose(found.target_scale, 1, rtol=1e-3)
 
 
 def test_the_spectrum_of_features_of_a_known_rank():

@@ -32,7 +32,7 @@ class Measures(NamedTuple):
     image_std: Array  # of the normalised average features over images, mean over D
     image_cosine: Array  # between the average features of two images, mean over pairs
     patch_cosine: Array  # between two patches of an image, mean over pairs and images
-    target_scale: Array  # root mean square of what the predictor has to predict; normalised: 1
+    target_scale: Array  # root mean square of the normalised features in the blocks: 1
     over_mean: Array  # the loss, as a share of the loss when always predicting the mean target
     over_place: Array  # the same for the mean at that place of the grid over the other images
     over_copy: Array  # the same for what would be the target of the nearest context patch
@@ -76,7 +76,8 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
         image_std=losses.normalize_targets(pooled).std(0).mean(),
         image_cosine=_mean_cosine(pooled[None])[0],
         patch_cosine=_mean_cosine(features).mean(),
-        target_scale=jnp.sqrt(mean(jnp.square(targets).mean(-1))),
+        # Of features also beside pixels, where a flat patch is sound and has less.
+        target_scale=jnp.sqrt(mean(jnp.square(take_patches(normal, masks.targets)).mean(-1))),
         over_mean=reached / loss(jnp.broadcast_to(mean(targets), targets.shape)),
         over_place=reached / loss(take_patches(others, masks.targets)),
         over_copy=reached / loss(take_patches(of_patch, nearest)),
