@@ -165,7 +165,7 @@ def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0, *, draws
       Masks of numpy arrays on the host.
     """
     survey(spec)  # known already, unless the spec came from another process
-    with on_host():
+    with on_host(), jax.enable_x64(False):  # the same draws in a program that has turned it on
         masks = _sample(key, spec, draws * batch_size, jnp.int32(draws * start))
     rows = (-1,) if draws == 1 else (-1, draws)
     return Masks(*(np.asarray(x).reshape(*rows, *x.shape[1:]) for x in masks))
@@ -439,7 +439,7 @@ class Survey(NamedTuple):
 def survey(spec: MaskSpec) -> Survey:
     """Draws from many batches, always the same ones."""
     sizes = _worst_sizes(spec) if spec.style == "reference" else None
-    with on_host():
+    with on_host(), jax.enable_x64(False):
         keys = jax.random.split(jax.random.key(0), SURVEY)
         start = jnp.int32(0)
         draws = jax.jit(jax.vmap(lambda key: draw(key, start, start, spec, sizes)))(keys)

@@ -87,6 +87,17 @@ def test_several_draws_are_those_of_more_images():
         np.testing.assert_array_equal(whole[3:], part[0])
 
 
+@pytest.mark.parametrize("style", ["paper", "random", "rasterized"])
+def test_draws_are_the_same_with_x64(style: str):
+    spec = MaskSpec((6, 6), style)
+    expected = sample(key(3), spec, 2)
+    masks.survey.cache_clear()
+    with jax.enable_x64(True):
+        drawn = sample(key(3), spec, 2)
+    for array, wanted in zip(drawn, expected, strict=True):
+        np.testing.assert_array_equal(array, wanted, strict=True)
+
+
 def test_keys_and_positions_differ():
     spec = MaskSpec((14, 14))
     first, second = sample(key(0), spec, 8), sample(key(1), spec, 8)
