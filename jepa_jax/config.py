@@ -185,8 +185,7 @@ def mask_spec(config: ConfigDict) -> MaskSpec:
       UserError: if it is impossible on this grid; names the largest K.
     """
     try:
-        setting = {key: tuple(v) if isinstance(v, list) else v for key, v in config.masks.items()}
-        return MaskSpec(grid(config), **setting)
+        return MaskSpec(grid(config), **config.masks)
     except ValueError as error:
         raise UserError(f"masks: {error}") from error
 

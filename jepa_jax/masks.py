@@ -114,15 +114,17 @@ class MaskSpec:
     def __post_init__(self):
         if self.style not in STYLES:
             raise ValueError(f"style {self.style!r} is none of {', '.join(STYLES)}")
+        put = functools.partial(object.__setattr__, self)
         for name, value in STYLES[self.style].items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        default = self.num_context is None
-        if default:
-            object.__setattr__(self, "num_context", self._default_context())
+                put(name, value)
+        for name in ("grid", "target_scale", "target_aspect", "context_scale"):
+            put(name, _pair(name, getattr(self, name)))
         _check_values(self)
-        if default and 0 < largest_context(self) < self.num_context:  # on narrow grids
-            object.__setattr__(self, "num_context", largest_context(self))
+        if self.num_context is None:
+            put("num_context", self._default_context())
+            if 0 < (largest := largest_context(self)) < self.num_context:  # on narrow grids
+                put("num_context", largest)
         _check_feasible(self)
 
     def _default_context(self) -> int:
@@ -163,7 +165,12 @@ def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0, *, draws
 
     Returns:
       Masks of numpy arrays on the host.
+
+    Raises:
+      ValueError: if there is to be no draw.
     """
+    if draws < 1:
+        raise ValueError(f"draws={draws}: an image has one or more")
     survey(spec)  # known already, unless the spec came from another process
     with on_host(), jax.enable_x64(False):  # the same draws in a program that has turned it on
         masks = _sample(key, spec, draws * batch_size, jnp.int32(draws * start))
@@ -386,7 +393,18 @@ def on_host() -> AbstractContextManager:
     return jax.default_device(cpu)
 
 
+def _pair(name: str, value) -> tuple:
+    pair = np.asarray(value)
+    if pair.shape != (2,):
+        raise ValueError(f"{name}={value}: give two numbers")
+    return tuple(pair.tolist())  # which can be hashed, as a list can't
+
+
 def _check_values(spec: MaskSpec):
+    for name in ("grid", "num_targets", "num_context"):
+        value = getattr(spec, name)
+        if value is not None and np.asarray(value).dtype.kind not in "iu":
+            raise ValueError(f"{name}={value!r}: give whole numbers")
     if min(spec.grid) < 1:
         raise ValueError(f"a grid of {spec.grid[0]}×{spec.grid[1]} has no patches")
     if spec.context_choice not in CONTEXT_CHOICES:
@@ -399,12 +417,14 @@ def _check_values(spec: MaskSpec):
         )
     if spec.num_targets < 1:
         raise ValueError(f"num_targets={spec.num_targets}: at least one block must be predicted")
-    if spec.num_context < 1:
+    if spec.num_context is not None and spec.num_context < 1:
         raise ValueError(f"num_context={spec.num_context}: the encoder must see a patch")
     for name, top in (("target_scale", 1.0), ("context_scale", 1.0), ("target_aspect", np.inf)):
-        value = getattr(spec, name)
-        if len(value) != 2 or not 0 < value[0] <= value[1] <= top:
-            raise ValueError(f"{name}={value}: give (low, high) with 0 < low <= high <= {top:g}")
+        low, high = getattr(spec, name)
+        if not 0 < low <= high <= top:
+            raise ValueError(
+                f"{name}={low, high}: give (low, high) with 0 < low <= high <= {top:g}"
+            )
 
 
 def _check_feasible(spec: MaskSpec):

@@ -255,11 +255,28 @@ def test_grid_too_small():
         ({"target_aspect": (0.0, 1.0)}, "target_aspect"),
         ({"context_choice": "bock"}, "none of random, raster, block"),
         ({"style": "rasterized", "num_targets": 4}, "quarters"),
+        ({"grid": (96 / 16, 96 / 16)}, r"grid=\(6.0, 6.0\): give whole numbers"),
+        ({"grid": (14,)}, r"grid=\(14,\): give two numbers"),
+        ({"grid": 14}, "grid=14: give two numbers"),
+        ({"num_context": 48.0}, "num_context=48.0: give whole numbers"),
+        ({"num_targets": 4.0}, "num_targets=4.0: give whole numbers"),
+        ({"target_scale": 0.2}, "target_scale=0.2: give two numbers"),
     ],
 )
 def test_wrong_settings(setting: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        MaskSpec((14, 14), **setting)
+        MaskSpec(**{"grid": (14, 14)} | setting)
+
+
+def test_lists_and_arrays_do_as_well():
+    spec = MaskSpec(np.array([6, 6]), target_scale=[0.15, 0.2])
+    assert spec == MaskSpec((6, 6))
+    assert sample(key(), spec, 2).context.shape == (2, spec.num_context)
+
+
+def test_no_draw_is_refused():
+    with pytest.raises(ValueError, match="draws=0"):
+        sample(key(), MaskSpec((6, 6)), 2, draws=0)
 
 
 def test_borrowing_masks_or_losses_pulls_in_jax_only():
