@@ -21,14 +21,14 @@ from jax import Array
 MULTI_BLOCK = {
     "num_targets": 4,
     "target_scale": (0.15, 0.2),
+    "target_aspect": (0.75, 1.5),
     "context_scale": (0.85, 1.0),
     "context_choice": "random",
 }
-COMPLEMENT = {
+COMPLEMENT = MULTI_BLOCK | {
     "num_targets": 1,
     "target_scale": (0.6, 0.6),
     "context_scale": (1.0, 1.0),
-    "context_choice": "random",
 }
 QUARTERS = COMPLEMENT | {"num_targets": 3, "target_scale": (0.25, 0.25)}
 
@@ -39,6 +39,10 @@ STYLES = {
     "block": COMPLEMENT,
     "random": COMPLEMENT,
     "rasterized": QUARTERS,
+}
+UNREAD = {  # by some styles, which take no other value than their own
+    "random": ("target_aspect",),
+    "rasterized": ("num_targets", "target_scale", "target_aspect", "context_scale"),
 }
 CONTEXT_CHOICES = ("random", "raster", "block")
 
@@ -86,8 +90,9 @@ class MaskSpec:
           context is cut in raster order. (The published code cuts to the shortest of each batch;
           here K is the same in every batch, so that the step compiles once.)
         * "block": one large target block; the context is the rest, cut to what the largest leaves.
-        * "random": a target of scattered patches; the context is the rest.
-        * "rasterized": a quarter of the grid is the context, the other three are the targets.
+        * "random": a target of scattered patches; the context is the rest. No target_aspect.
+        * "rasterized": a quarter of the grid is the context, the other three are the targets. Of
+          what stands below it takes num_context and context_choice.
       num_targets: M, blocks to predict. None, here and below: as the style has it.
       target_scale: least and largest share of the grid's patches in a target block.
       target_aspect: least and largest height / width of a target block.
@@ -106,7 +111,7 @@ class MaskSpec:
     style: str = "paper"
     num_targets: int | None = None
     target_scale: tuple[float, float] | None = None
-    target_aspect: tuple[float, float] = (0.75, 1.5)
+    target_aspect: tuple[float, float] | None = None
     context_scale: tuple[float, float] | None = None
     num_context: int | None = None
     context_choice: str | None = None
@@ -343,12 +348,6 @@ def _context_sizes(spec: MaskSpec) -> np.ndarray:
     return _sizes(spec, spec.context_scale, (aspect, aspect))
 
 
-def _worst_sizes(spec: MaskSpec) -> tuple[np.ndarray, np.ndarray]:
-    """The largest target and the smallest context block: what no redrawing gets a batch out of."""
-    targets, contexts = _target_sizes(spec), _context_sizes(spec)
-    return targets[targets.prod(axis=1).argmax()], contexts[contexts.prod(axis=1).argmin()]
-
-
 def _sizes(spec: MaskSpec, scales: tuple, aspects: tuple) -> np.ndarray:
     """Heights and widths of blocks that cover a share of the grid, rounded as published."""
     rows, columns = spec.grid
@@ -403,28 +402,21 @@ def _pair(name: str, value) -> tuple:
 def _check_values(spec: MaskSpec):
     for name in ("grid", "num_targets", "num_context"):
         value = getattr(spec, name)
-        if value is not None and np.asarray(value).dtype.kind not in "iu":
-            raise ValueError(f"{name}={value!r}: give whole numbers")
-    if min(spec.grid) < 1:
-        raise ValueError(f"a grid of {spec.grid[0]}×{spec.grid[1]} has no patches")
+        if value is not None and (np.asarray(value).dtype.kind not in "iu" or np.min(value) < 1):
+            raise ValueError(f"{name}={value!r}: give whole numbers, 1 or more")
     if spec.context_choice not in CONTEXT_CHOICES:
         known = ", ".join(CONTEXT_CHOICES)
         raise ValueError(f"context_choice {spec.context_choice!r} is none of {known}")
-    if spec.style == "rasterized" and (spec.num_targets != 3 or min(spec.grid) < 2):
-        raise ValueError(
-            f"style 'rasterized' cuts a grid into quarters and predicts 3 of them: it takes no"
-            f" num_targets={spec.num_targets} on {spec.grid[0]}×{spec.grid[1]} patches"
-        )
-    if spec.num_targets < 1:
-        raise ValueError(f"num_targets={spec.num_targets}: at least one block must be predicted")
-    if spec.num_context is not None and spec.num_context < 1:
-        raise ValueError(f"num_context={spec.num_context}: the encoder must see a patch")
+    for name in UNREAD.get(spec.style, ()):
+        value, own = getattr(spec, name), STYLES[spec.style][name]
+        if value != own:
+            raise ValueError(f"style {spec.style!r} takes no {name}={value}: leave it at {own}")
+    if spec.style == "rasterized" and min(spec.grid) < 2:
+        raise ValueError(f"style 'rasterized': a grid of {spec.grid} has no quarters")
     for name, top in (("target_scale", 1.0), ("context_scale", 1.0), ("target_aspect", np.inf)):
         low, high = getattr(spec, name)
         if not 0 < low <= high <= top:
-            raise ValueError(
-                f"{name}={low, high}: give (low, high) with 0 < low <= high <= {top:g}"
-            )
+            raise ValueError(f"{name}={low, high}: it must be 0 < low <= high <= {top:g}")
 
 
 def _check_feasible(spec: MaskSpec):
@@ -458,7 +450,10 @@ class Survey(NamedTuple):
 @functools.cache
 def survey(spec: MaskSpec) -> Survey:
     """Draws from many batches, always the same ones."""
-    sizes = _worst_sizes(spec) if spec.style == "reference" else None
+    sizes = None
+    if spec.style == "reference":  # the worst, as no redrawing gets a batch out of its sizes
+        targets, contexts = _target_sizes(spec), _context_sizes(spec)
+        sizes = targets[targets.prod(1).argmax()], contexts[contexts.prod(1).argmin()]
     with on_host(), jax.enable_x64(False):
         keys = jax.random.split(jax.random.key(0), SURVEY)
         start = jnp.int32(0)
