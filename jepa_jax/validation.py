@@ -123,6 +123,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     _check_images(config)
     _check_model(config)
     _check_devices(config, devices)
+    _check_schedules(config)
     mask_spec(config)
 
 
@@ -246,10 +247,21 @@ def _check_devices(config: ConfigDict, devices: int):
             f"train.batch_size={batch} does not divide over {ways} devices in"
             f" train.accumulate={parts} parts: take {max(1, round(batch / unit)) * unit}"
         )
-    if config.train.warmup_epochs > config.train.epochs:
+
+
+def _check_schedules(config: ConfigDict):
+    start, peak = config.optim.start_learning_rate, config.optim.learning_rate
+    warmup, scale = config.train.warmup_epochs, config.optim.schedule_scale
+    if warmup > config.train.epochs * min(1, scale):
+        shorter = f" and optim.schedule_scale={scale:g} allow" if scale < 1 else ""
         raise UserError(
-            f"train.warmup_epochs={config.train.warmup_epochs:g} is longer than"
-            f" train.epochs={config.train.epochs:g}"
+            f"train.warmup_epochs={warmup:g} is longer than"
+            f" train.epochs={config.train.epochs:g}{shorter}"
+        )
+    if warmup and start > peak:
+        raise UserError(
+            f"optim.start_learning_rate={start:g} is above optim.learning_rate={peak:g}, to which"
+            f" the warm-up rises: lower it too, such as to {peak / 5:g}"
         )
 
 

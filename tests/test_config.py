@@ -67,7 +67,9 @@ def test_published_recipes_keep_the_published_numbers(name: str):
         ({"data__image_size": (16, 16)}, "too small"),
         ({"loss": "mse"}, "loss='mse' is none of smooth_l1"),
         ({"train__batch_size": 2050, "train__accumulate": 4}, "take 2048"),
-        ({"train__warmup_epochs": 400.0}, "longer than"),
+        ({"train__warmup_epochs": 400.0}, "longer than train.epochs=300$"),
+        ({"optim__schedule_scale": 0.05}, "longer than .* optim.schedule_scale=0.05 allow"),
+        ({"optim__learning_rate": 1e-4}, "start_learning_rate=0.0002 is above .*such as to 2e-05"),
         ({"train__epochs": 0.0}, "train.epochs=0.0 must be"),
         ({"optim__ema": (0.9, 1.5)}, "optim.ema=.* from 0 to 1"),
         ({"data__mean": (0.5,)}, "give one for each channel"),
@@ -96,6 +98,10 @@ def test_impossible_values(values: dict, message: str):
     with pytest.raises(UserError, match=message) as caught:
         validate(changed(**values))
     assert "\n" not in str(caught.value)
+
+
+def test_a_rate_below_the_start_is_fine_without_a_warm_up():
+    validate(changed(optim__learning_rate=1e-4, train__warmup_epochs=0.0))
 
 
 def test_batch_must_divide_over_the_devices():

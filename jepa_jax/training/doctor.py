@@ -27,6 +27,8 @@ PLACED = 1.0  # over_place, above which a predictor knows the place of a patch a
 PATIENCE = 10  # looks after which it should
 RISEN, DOUBTFUL = 1.05, 1.5  # the loss, over its least
 
+SLOWER = "lower optim.learning_rate and optim.start_learning_rate"
+
 NORMAL, WARNING, ILL = "normal", "warning", "ill"
 
 
@@ -95,7 +97,7 @@ def _drift(rows: Sequence[Row]) -> Verdict | None:
             "drift",
             ILL,
             f"the target encoder changes by {drift:.0%} in a half-life of its average: it runs"
-            " away from what the predictor learns; lower optim.learning_rate",
+            f" away from what the predictor learns; {SLOWER}",
         )
 
 
@@ -112,7 +114,7 @@ def _collapse(rows: Sequence[Row]) -> Verdict | None:
             ILL,
             f"features collapse: their spread over patches and images is"
             f" {_last(rows, 'feature_std'):.2g} and was {best:.2g}, the mean cosine between patches"
-            f" of an image is {_last(rows, 'patch_cosine'):.3f}; lower optim.learning_rate, or take"
+            f" of an image is {_last(rows, 'patch_cosine'):.3f}; {SLOWER}, or take"
             " a slower target encoder (optim.ema)",
         )
 
@@ -158,7 +160,7 @@ def _rising(rows: Sequence[Row]) -> Verdict | None:
             "rising_alone",
             WARNING,
             f"the loss is {times[-1]:.1f} times its least, and features are no richer than then:"
-            " look at the probes (probe.every_epochs), and lower optim.learning_rate if they fall",
+            f" look at the probes (probe.every_epochs), and {SLOWER} if they fall",
         )
 
 
