@@ -413,7 +413,7 @@ def _check_values(spec: MaskSpec):
             raise ValueError(f"style {spec.style!r} takes no {name}={value}: leave it at {own}")
     if spec.style == "rasterized" and min(spec.grid) < 2:
         raise ValueError(f"style 'rasterized': a grid of {spec.grid} has no quarters")
-    for name, top in (("target_scale", 1.0), ("context_scale", 1.0), ("target_aspect", np.inf)):
+    for name, top in (("target_scale", 1.0), ("context_scale", 1.0), ("target_aspect", 1e6)):
         low, high = getattr(spec, name)
         if not 0 < low <= high <= top:
             raise ValueError(f"{name}={low, high}: it must be 0 < low <= high <= {top:g}")

@@ -75,9 +75,9 @@ RANGES = {
     "optim.final_weight_decay": (None, 0, INFINITY),
     "optim.ema": (2, 0, 1),
     "optim.schedule_scale": (None, 1e-6, INFINITY),
-    "optim.b1": (None, 0, 1 - 1e-9),
-    "optim.b2": (None, 0, 1 - 1e-9),
-    "optim.eps": (None, 0, INFINITY),
+    "optim.b1": (None, 0, 1 - 1e-6),  # float32 has no digits for nearer to 1
+    "optim.b2": (None, 0, 1 - 1e-6),
+    "optim.eps": (None, 1e-16, INFINITY),  # squares of smaller gradients are 0 in float32
     "optim.clip_norm": (None, 1e-12, INFINITY),
     "train.batch_size": (None, 1, INFINITY),
     "train.epochs": (None, 1e-6, INFINITY),
@@ -145,10 +145,10 @@ def _check_range(key: str, value, length: int | None, low: float, high: float):
     if value is None:
         return
     values = (value,) if length is None else value
-    wanted = f"from {low} to {high}" if high < INFINITY else f"{low} or more"
+    wanted = f"from {low} to {high}" if high < INFINITY else f"{low} or more, and finite"
     if length is not None and len(values) != length:
         raise UserError(f"{key}={value} must have {length} numbers")
-    if not all(low <= number <= high for number in values):
+    if not all(low <= number <= high and number < INFINITY for number in values):
         raise UserError(f"{key}={value} must be {wanted}")
 
 
@@ -188,6 +188,8 @@ def _check_images(config: ConfigDict):
                 f"data.{key} has {len(data[key])} values, but data.channels={data.channels}:"
                 " give one for each channel"
             )
+    _check_range("data.mean", data.mean, data.channels, 0, 1)
+    _check_range("data.std", data.std, data.channels, 1e-6, INFINITY)
     if data.greyscale and data.channels != 3:
         raise UserError(
             f"data.greyscale={data.greyscale} is for RGB images, but"
@@ -195,8 +197,6 @@ def _check_images(config: ConfigDict):
         )
     if data.resizer == "fast":
         _check_fast_resizer(data)
-    if min(data.std) <= 0:
-        raise UserError(f"data.std={tuple(data.std)} must be above 0")
     for key in ("crop_scale", "crop_aspect"):
         if data[key][0] > data[key][1]:
             raise UserError(f"data.{key}={tuple(data[key])} must be (low, high)")
@@ -235,6 +235,11 @@ def _check_model(config: ConfigDict):
                 f"{part}.width={width} does not divide into {part}.heads={heads}:"
                 f" take {min(fitting, key=lambda number: abs(number - heads))} heads"
             )
+    if round(encoder["width"] * encoder["mlp_ratio"]) < 1:
+        raise UserError(
+            f"model.mlp_ratio={encoder['mlp_ratio']:g} leaves no hidden unit of"
+            f" model.width={encoder['width']}: take {1 / encoder['width']:.2g} or more"
+        )
 
 
 def _check_devices(config: ConfigDict, devices: int):

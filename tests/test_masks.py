@@ -253,6 +253,7 @@ def test_grid_too_small():
         ({"target_scale": (0.5, 0.2)}, "target_scale"),
         ({"context_scale": (0.9, 1.1)}, "context_scale"),
         ({"target_aspect": (0.0, 1.0)}, "target_aspect"),
+        ({"target_aspect": (1.0, np.inf)}, "target_aspect"),
         ({"context_choice": "bock"}, "none of random, raster, block"),
         ({"style": "rasterized", "num_targets": 4}, "takes no num_targets=4: leave it at 3"),
         ({"style": "rasterized", "target_scale": (0.1, 0.1)}, "takes no target_scale"),
