@@ -124,6 +124,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     _check_model(config)
     _check_devices(config, devices)
     _check_schedules(config)
+    _check_best(config)
     mask_spec(config)
 
 
@@ -267,6 +268,16 @@ def _check_schedules(config: ConfigDict):
         raise UserError(
             f"optim.start_learning_rate={start:g} is above optim.learning_rate={peak:g}, to which"
             f" the warm-up rises: lower it too, such as to {peak / 5:g}"
+        )
+
+
+def _check_best(config: ConfigDict):
+    best, probed = config.train.checkpoint_best, config.data.test_split
+    if best in ("knn", "linear") and not (probed and config.probe.every_epochs):
+        key = "probe.every_epochs" if probed else "data.test_split and probe.every_epochs"
+        raise UserError(
+            f"train.checkpoint_best={best!r} needs probes while the run trains: set {key}, or"
+            " train.checkpoint_best='loss'"
         )
 
 

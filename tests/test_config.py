@@ -93,6 +93,15 @@ def test_published_recipes_keep_the_published_numbers(name: str):
         ({"train__epochs": float("inf")}, "train.epochs=inf must be 1e-06 or more, and finite"),
         ({"optim__eps": 0.0}, "optim.eps=0.0 must be 1e-16 or more"),
         ({"optim__b2": 1 - 1e-9}, "optim.b2=.* must be from 0 to 0.999999"),
+        ({"train__checkpoint_best": "knn"}, "needs probes .*: set probe.every_epochs, or"),
+        (
+            {
+                "train__checkpoint_best": "linear",
+                "data__test_split": "",
+                "probe__every_epochs": 1.0,
+            },
+            "set data.test_split and probe.every_epochs, or",
+        ),
         ({"data__path": "photos"}, "has no {split}"),
         ({"data__test_split": "train"}, "hold other images out"),
         ({"mesh__fsdp": 3}, "does not make 1 devices"),
