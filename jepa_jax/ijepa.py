@@ -165,7 +165,7 @@ def context_features(model: IJEPA, params: dict[str, Any], batch: Batch) -> Arra
 def predict(
     model: IJEPA, params: dict[str, Any], batch: Batch, context: Array | None = None
 ) -> Array:
-    """ŝ_y (B, [R,] M, P, D): what the predictor says of the blocks from s_x.
+    """ŝ_y (B, [R,] M, P, D), with pixels (…, F): what the predictor says of the blocks from s_x.
 
     Args:
       context: s_x, where it is known already.

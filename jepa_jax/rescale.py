@@ -1,7 +1,8 @@
 """A recipe for another batch size: what has to change with it, so that the rest may stay.
 
-What a recipe counts in epochs, such as its length and warm-up, is in images already. What counts
-in steps is brought to the same number of images.
+What a recipe counts in epochs, such as its length and warm-up, is in images already. Of what counts
+in steps, learning rate, weight decay and `optim.ema` are brought to the new batch. Adam's averages
+(`optim.b1`, `optim.b2`) and the intervals of logs, saves and the doctor stay as many steps.
 """
 
 from typing import Any

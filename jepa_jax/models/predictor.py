@@ -32,7 +32,7 @@ class Predictor(nn.Module):
         context_index: Int[Array, "... K"],
         target_index: Int[Array, "... M P"],
         target_length: Int[Array, "... M"],
-    ) -> Float[Array, "... M P D"]:
+    ) -> Float[Array, "... M P output_width"]:
         """Predicted features of every target block, each block by itself (paper, section 3).
 
         Args:

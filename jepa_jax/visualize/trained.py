@@ -42,7 +42,10 @@ class Trained:
     def predictions(
         self, images: UInt8[np.ndarray, "n H W C"], masks: Masks
     ) -> tuple[Float[np.ndarray, "n M P D"], Float[np.ndarray, "n M P D"]]:
-        """Predicted and true features of the target blocks, as the loss compares them."""
+        """Predicted and true features of the target blocks, as the loss compares them.
+
+        With `targets="pixels"` the blocks' own pixels: F in place of D.
+        """
         batch = ijepa.Batch(jnp.asarray(images), jax.tree.map(jnp.asarray, masks))
         return jax.device_get(_predictions(self.model, self.params, self.target, batch))
 
