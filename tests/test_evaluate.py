@@ -68,6 +68,13 @@ def test_both_encoders_are_put_side_by_side(run, tmp_path):
     np.testing.assert_allclose(values, np.concatenate(parts, 1), atol=1e-5)
 
 
+def test_both_encoders_stand_together_in_each_of_several_layers(run, tmp_path):
+    values, images = look(run, tmp_path, 2, how=How(encoder="both"))
+    parts = [jepa_jax.load(run, part).features(images, 2) for part in ("target", "context")]
+    layers = np.concatenate([part.reshape(100, 2, 16) for part in parts], 2)
+    np.testing.assert_allclose(values.reshape(100, 2, 32), layers, atol=1e-5)
+
+
 def test_the_number_is_scikit_learns_on_the_same_features(asked):
     settings = ["knn.k=5", "knn.neighbours=1"]
     evaluate(dataclasses.replace(asked, checkpoints=["pixels"], settings=settings))
@@ -185,7 +192,8 @@ def test_more_layers_than_there_are(asked):
     [
         ({"checkpoints": ["pixles"]}, "did you mean 'pixels'"),
         ({"checkpoints": ["pixels"], "out": ""}, "say where results go"),
-        ({"checkpoints": ["pixels"], "protocols": ["finetune"]}, "needs an encoder of jepa_jax"),
+        ({"checkpoints": ["pixels"], "protocols": ["finetune"]}, "needs one encoder of jepa_jax"),
+        ({"how": How(encoder="both"), "protocols": ["finetune"]}, "needs one encoder of jepa_jax"),
         ({"checkpoints": ["pixels"], "settings": ["knn.layers=2"]}, "no layers or patches"),
         ({"config": None}, "say which images"),
     ],

@@ -29,7 +29,7 @@ class Backbone(Protocol):
       name: for tables.
       identity: a digest; where it is the same, so are the features.
       view: what becomes of an image first.
-      model: the encoder, if it is one of ours.
+      model: the encoder, if it is one of ours, and only one.
     """
 
     name: str
@@ -54,23 +54,23 @@ class Backbone(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-    """Encoders of ours: the features of several are put side by side."""
+    """Encoders of ours: the features of several are put side by side, layer by layer."""
 
     name: str
     models: tuple[Pretrained, ...]
 
     @property
-    def model(self) -> Pretrained:
-        return self.models[0]
+    def model(self) -> Pretrained | None:
+        return self.models[0] if len(self.models) == 1 else None
 
     @property
     def view(self) -> EvalView:
-        return self.model.view
+        return self.models[0].view
 
     @functools.cached_property
     def identity(self) -> str:
         parts = [(repr(each.backbone), checksums(each.params)) for each in self.models]
-        return digest(parts)
+        return digest(parts if len(parts) == 1 else ["layer by layer", *parts])
 
     def stream(
         self, batches: Iterable[dict], mesh: jax.sharding.Mesh, layers: int, patches: bool
@@ -84,11 +84,15 @@ class Encoders:
 
 @dataclasses.dataclass(frozen=True)
 class _SideBySide:
+    """Of each layer what all parts say of it: whoever takes the last layer gets all of them."""
+
     parts: tuple[Encode, ...]
 
     def __call__(self, params: tuple[Any, ...], images: Array) -> Array:
         found = [part(each, images) for part, each in zip(self.parts, params, strict=True)]
-        return jax.numpy.concatenate(found, axis=-1)
+        *shape, _ = found[0].shape
+        layers = [each.reshape(*shape, self.parts[0].layers, -1) for each in found]
+        return jax.numpy.concatenate(layers, axis=-1).reshape(*shape, -1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ def evaluate(asked: Asked) -> None:
         for protocol, options in chosen:
             task, identity = tasks(protocol, options)
             if protocol.needs == "model" and task.model is None:
-                raise UserError(f"{protocol.name} needs an encoder of jepa_jax, not {task.name}")
+                raise UserError(f"{protocol.name} needs one encoder of jepa_jax, not {task.name}")
             key = digest([identity, protocol.name, dataclasses.asdict(options), asked.seed])
             result = results.get(key)
             if result is None:
