@@ -70,6 +70,17 @@ def test_goes_on_where_it_was_stopped_and_comes_to_the_same_end(
     assert finetune_run.run(task, OPTIONS) == straight  # what is finished stays as it is
 
 
+def test_crops_are_those_of_options_and_view_whatever_the_encoder_was_trained_on(task):
+    plain = finetune_run._as_trained(task, OPTIONS)
+    data = task.data.copy_and_resolve_references()
+    other = {"crop_aspect": (1.0, 1.0), "colour_jitter": 1.0, "greyscale": 0.2, "blur": 0.5}
+    data.update(interpolation="bicubic", resizer="fast", **other)
+    assert finetune_run._as_trained(dataclasses.replace(task, data=data), OPTIONS) == plain
+    view = dataclasses.replace(task.model.view, interpolation="bicubic")
+    bicubic = dataclasses.replace(task, model=dataclasses.replace(task.model, view=view))
+    assert finetune_run._as_trained(bicubic, OPTIONS).interpolation == "bicubic"
+
+
 @pytest.mark.parametrize("size", [641, 2000])
 def test_a_batch_that_cannot_be_is_answered_in_one_line(task, size):
     with pytest.raises(UserError, match=f"batch_size={size} .* take 640"):

@@ -1,5 +1,6 @@
 """Other images under the same features, with the paper's numbers beside."""
 
+import dataclasses
 import json
 
 import jax
@@ -16,12 +17,11 @@ from jepa_jax.evaluation.knn import knn_accuracy
 from jepa_jax.evaluation.linear import linear_probe_accuracy
 from jepa_jax.evaluation.lowlevel import synthetic_images
 from jepa_jax.evaluation.run import Asked, data_name, evaluate
-from jepa_jax.evaluation.task import Task
-from jepa_jax.evaluation.transfer import Options, data_section, run
+from jepa_jax.evaluation.splits import open_splits
+from jepa_jax.evaluation.task import Result, Task
+from jepa_jax.evaluation.transfer import Options, data_section, run, sections
 from jepa_jax.parallel.sharding import make_mesh
-from tests.given import task_of
 from tests.recording import pets, write_tfds
-from tests.test_linear import TEST, TRAIN
 from tests.tiny import tiny
 
 
@@ -35,6 +35,14 @@ def task(tmp_path) -> Task:
     return Task("pixels", None, None, extract, epath.Path(tmp_path), data=data)
 
 
+def transfer(task: Task, options: Options) -> Result:
+    sets = {}
+    for name, data in sections(task.data, options).items():
+        train, test = open_splits(data)
+        sets[name] = dataclasses.replace(task, train=train, test=test, data=data)
+    return run(dataclasses.replace(task, sets=sets), options)
+
+
 def test_is_the_protocol_on_the_other_images(task, tmp_path):
     digits = load_digits()
     images, labels = (15 * digits.images).astype(np.uint8), digits.target
@@ -44,7 +52,7 @@ def test_is_the_protocol_on_the_other_images(task, tmp_path):
         np.savez(tmp_path / f"{split}.npz", images=images[part], labels=labels[part])
     splits = {"train_split": "learn", "test_split": "try"}
     data = str(tmp_path / "{split}.npz")
-    found = run(task, Options(data=(data,), by=("linear", "knn"), source="npz", **splits))
+    found = transfer(task, Options(data=(data,), by=("linear", "knn"), source="npz", **splits))
     x = images.reshape(-1, 64).astype(np.float32) / np.float32(255)
     train, test = ((x[part], labels[part]) for part in parts.values())
     assert found.rows == {
@@ -66,11 +74,22 @@ def test_needs_nothing_of_the_images_that_were_trained_on(tmp_path):
     assert found["details"]["digits, knn"]["images"] == {"train": 60, "test": 20}
 
 
+def test_images_or_labels_that_changed_are_another_result(tmp_path):
+    images = np.random.default_rng(0).integers(255, size=(20, 8, 8), dtype=np.uint8)
+    settings = ["source=npz", f"data={tmp_path}/{{split}}.npz", "by=knn"]
+    settings = [f"transfer.{each}" for each in settings]
+    np.savez(tmp_path / "test.npz", images=images, labels=np.arange(20) % 2)
+    for labels in (np.arange(20) % 2, np.arange(20) < 10, np.arange(20) < 10):
+        np.savez(tmp_path / "train.npz", images=images, labels=labels.astype(int))
+        evaluate(Asked(["pixels"], ["transfer"], tiny(), settings, str(tmp_path)))
+    assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == 2
+
+
 def test_a_data_set_of_tfds_stands_beside_the_papers_number(task, tmp_path):
     write_tfds(tmp_path / "cifar100" / "1.0.0", {"train": pets(6), "test": pets(4)})
-    found = run(task, Options(folder=str(tmp_path), by=("knn",)))
+    found = transfer(task, Options(folder=str(tmp_path), by=("knn",)))
     assert list(found.rows) == ["cifar100, knn"]
-    found = run(task, Options(folder=str(tmp_path)))
+    found = transfer(task, Options(folder=str(tmp_path)))
     assert found.rows["cifar100, linear"]["paper (ViT-H/14)"] == 0.875
 
 
@@ -93,13 +112,15 @@ def test_images_that_a_run_held_out_are_of_its_own_data_set():
     assert data_name(config.data, labelled=True) == "photos/train, held out"
 
 
-def test_what_cannot_be_is_answered_in_one_line(task, tmp_path):
-    for given, options, complaint in (
-        (task, Options(by=("linaer",)), "did you mean 'linear'"),
-        (task, Options(data=()), "nothing to do"),
-        (task, Options(folder=str(tmp_path)), "tfds build cifar100"),
-        (task_of(TRAIN, TEST), Options(), "is a file of features"),
-    ):
-        with pytest.raises(UserError, match=complaint) as error:
-            run(given, options)
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"by": ("linaer",)}, "did you mean 'linear'"),
+        ({"data": ()}, "give one of each"),
+        ({"folder": "nowhere"}, "tfds build cifar100"),
+    ],
+)
+def test_what_cannot_be_is_answered_in_one_line(task, options, complaint):
+    with pytest.raises(UserError, match=complaint) as error:
+        transfer(task, Options(**options))
+    assert "\n" not in str(error.value)

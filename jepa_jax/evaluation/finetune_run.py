@@ -29,6 +29,7 @@ from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 
 IN_FLIGHT = 2  # steps that are sent off before one is waited for
 TEST_BATCH = 256
+PLAIN = ("crop_aspect", "colour_jitter", "greyscale", "blur")  # of training crops, as by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,14 +158,20 @@ def _loader(task: Task, options: Options) -> TrainBatches:
 
 
 def _as_trained(task: Task, options: Options) -> ConfigDict:
-    """The section `data` for training crops of the size that is tested."""
+    """The section `data` for training crops of the size that is tested.
+
+    Of how the encoder was pre-trained it takes nothing: options and view tell all of a result.
+    """
     data = task.data.copy_and_resolve_references()
     view: EvalView = task.model.view
     data.update(
         image_size=view.size,
         channels=view.channels,
+        interpolation=view.interpolation,
+        resizer=view.resizer,
         crop_scale=options.crop_scale,
         flip=options.flip,
+        **{name: defaults().data[name] for name in PLAIN},
     )
     return data
 

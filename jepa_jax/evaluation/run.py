@@ -106,7 +106,7 @@ def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[Tasks]
 
 
 def _only_features(given: tuple[Task, Any], protocol: Protocol, options: Any) -> tuple[Task, Any]:
-    if protocol.images is not None or protocol.needs in ("masks", "backbone"):
+    if protocol.images or protocol.sets or protocol.needs == "masks":
         raise UserError(f"{protocol.name} needs images, but {given[0].name} is a file of features")
     return given
 
@@ -138,17 +138,14 @@ class _ImageTasks:
 
     def __call__(self, protocol: Protocol, options: Any) -> tuple[Task, Any]:
         data, extractor = self.asked.config.data, self.extractor
-        if protocol.images is not None:
+        if protocol.images:
             data = protocol.images(data, options, extractor.view.size)
             extractor = dataclasses.replace(extractor, whole=True)
-        train = test = None
-        if protocol.needs != "backbone":
-            train, test = self._splits(data, protocol.needs != "masks")
         backbone = extractor.backbone
         task = Task(
             backbone.name,
-            train,
-            test,
+            None,
+            None,
             extractor,
             folder=epath.Path("."),  # whoever knows the identity says which
             seed=self.asked.seed,
@@ -156,15 +153,22 @@ class _ImageTasks:
             data=data,
             mesh=extractor.mesh,
             view=extractor.view,
-            at_most=(self.asked.train_images, self.asked.test_images),
         )
+        sections = protocol.sets(data, options) if protocol.sets else {"": data}
+        sets = {name: self._on(task, each, protocol) for name, each in sections.items()}
         images = [
-            (images_identity(each), None if each.labels is None else each.labels.tolist())
-            for each in (train, test)
-            if each
+            (images_identity(split), None if split.labels is None else split.labels.tolist())
+            for each in sets.values()
+            for split in (each.train, each.test)
         ]
-        seen = dataclasses.asdict(extractor.view), digest(images), task.at_most
+        at_most = self.asked.train_images, self.asked.test_images
+        seen = dataclasses.asdict(extractor.view), digest(images), at_most
+        task = dataclasses.replace(task, sets=sets) if protocol.sets else sets[""]
         return task, [backbone.identity, *seen]
+
+    def _on(self, task: Task, data: ConfigDict, protocol: Protocol) -> Task:
+        train, test = self._splits(data, protocol.needs != "masks")
+        return dataclasses.replace(task, train=train, test=test, data=data)
 
     def _splits(self, data: ConfigDict, labelled: bool) -> tuple[Split, Split]:
         key = data.to_json(), labelled

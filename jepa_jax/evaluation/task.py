@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.evaluation.features import Features
-from jepa_jax.evaluation.splits import ALL, Split
+from jepa_jax.evaluation.splits import Split
 from jepa_jax.pretrained import Pretrained
 
 
@@ -22,7 +22,7 @@ class Task:
 
     Attributes:
       name: of the backbone, for tables.
-      train, test: None for a protocol that finds images itself.
+      train, test: None for a protocol of several data sets.
       extract: split, number of layers and whether of every patch -> features, from the cache where
         they are there; see `features`.
       folder: for what a protocol keeps to go on with after a stop; for this backbone, these
@@ -33,7 +33,7 @@ class Task:
       data: where the images come from; None where features were given.
       mesh: whose devices share the work.
       view: what is seen of an image; None where features were given.
-      at_most: so many training and test images, for what takes other ones than these.
+      sets: of a protocol of several data sets by name: this task with the images of each.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Task:
     data: ConfigDict | None = None
     mesh: jax.sharding.Mesh | None = None
     view: EvalView | None = None
-    at_most: tuple[int, int] = (ALL, ALL)
+    sets: Mapping[str, "Task"] = dataclasses.field(default_factory=dict)
 
     def features(
         self, split: Split, layers: int = 1, patches: bool = False
@@ -102,9 +102,11 @@ class Protocol:
       run: (Task, options) -> Result. With several processes all of them run it, and what the first
         finds counts.
       needs: "features"; "model" if `Task.model` must be there; "masks" if the images have masks,
-        and need no labels; "backbone" if it finds images itself: the task has none.
+        and need no labels.
       images: (section `data` of a recipe, options, size) -> the section of images of its own, of
         which the encoder sees the whole at that size; None if it takes those of the recipe.
+      sets: (section `data` of a recipe, options) -> sections of several data sets, by name; None if
+        it is about one.
     """
 
     name: str
@@ -112,3 +114,4 @@ class Protocol:
     run: Callable[[Task, Any], Result]
     needs: str = "features"
     images: Callable[[ConfigDict, Any, tuple[int, int]], ConfigDict] | None = None
+    sets: Callable[[ConfigDict, Any], Mapping[str, ConfigDict]] | None = None

@@ -10,7 +10,6 @@ from jepa_jax.evaluation.knn import KNN
 from jepa_jax.evaluation.linear import LINEAR
 from jepa_jax.evaluation.linear_sweep import LINEAR_SWEEP
 from jepa_jax.evaluation.paper import encoder_name, paper_numbers
-from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
 # What the paper transfers to (table 3). Places205 is none of TFDS's: it lies in class folders.
@@ -44,39 +43,30 @@ class Options:
     test_split: str = "test"
     label_key: str = ""
 
+    def __post_init__(self):
+        if unknown := [name for name in self.by if name not in BY]:
+            near = did_you_mean(unknown[0], BY)
+            raise UserError(f"by={unknown[0]} is none of {', '.join(BY)}{near}")
+        if not self.data or not self.by:
+            raise UserError("data, by: give one of each at least")
+
 
 def run(task: Task, options: Options) -> Result:
-    """Accuracies by data set and protocol, and the paper's; the mean of the first protocol counts.
-
-    Raises:
-      UserError: if there are no images to take features of, or there is no such data set.
-    """
-    if task.data is None:
-        raise UserError(f"transfer needs images, but {task.name} is a file of features")
-    if unknown := [name for name in options.by if name not in BY]:
-        raise UserError(
-            f"transfer.by={unknown[0]} is none of {', '.join(BY)}{did_you_mean(unknown[0], BY)}"
-        )
-    if not options.data or not options.by:
-        raise UserError("transfer has nothing to do: give transfer.data and transfer.by")
-    counts = dict(zip(("train_images", "test_images"), task.at_most, strict=True))
+    """Accuracies by data set and protocol, and the paper's; the mean of the first one counts."""
     rows, details = {}, {}
-    for name in options.data:
-        data = data_section(task.data, name, options)
-        train, test = open_splits(data, **counts, seed=task.seed)
-        there = dataclasses.replace(task, train=train, test=test, data=data)
+    for name, there in task.sets.items():
         for by in options.by:
             found = BY[by].run(there, BY[by].options())
             row = rows[f"{name}, {by}"] = {"accuracy": found.best}
-            for encoder, number in paper_numbers(by, data).items():
+            for encoder, number in paper_numbers(by, there.data).items():
                 mark = "" if encoder == encoder_name(task.model) else f" ({encoder})"
                 row[f"paper{mark}"] = number / 100
-            images = {"train": len(train), "test": len(test)}
+            images = {"train": len(there.train), "test": len(there.test)}
             details[f"{name}, {by}"] = dataclasses.asdict(found) | {"images": images}
-    first = [rows[f"{name}, {options.by[0]}"]["accuracy"] for name in options.data]
+    first = [rows[f"{name}, {options.by[0]}"]["accuracy"] for name in task.sets]
     mean = sum(first) / len(first)
     metric = "accuracy" if len(first) == 1 else f"accuracy, mean by {options.by[0]}"
-    return Result(mean, rows, metric, details, ", ".join(options.data))
+    return Result(mean, rows, metric, details, ", ".join(task.sets))
 
 
 def data_section(data: ConfigDict, name: str, options: Options) -> ConfigDict:
@@ -91,4 +81,9 @@ def data_section(data: ConfigDict, name: str, options: Options) -> ConfigDict:
     return other_images(data, **other)
 
 
-TRANSFER = Protocol("transfer", Options, run, needs="backbone")
+def sections(data: ConfigDict, options: Options) -> dict[str, ConfigDict]:
+    """The section `data` for each of the data sets."""
+    return {name: data_section(data, name, options) for name in options.data}
+
+
+TRANSFER = Protocol("transfer", Options, run, sets=sections)
