@@ -26,7 +26,7 @@ class Encoder:
 
 
 def look(folder, encoder):
-    found = cached_features(folder, 10, encoder, shard=3)
+    found = cached_features(folder, INDEX, encoder, shard=3)
     np.testing.assert_array_equal(found.values, VALUES)
     np.testing.assert_array_equal(found.index, INDEX)
     return sorted(encoder.asked)
@@ -46,6 +46,15 @@ def test_goes_on_after_a_kill_with_what_was_not_finished(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         look(tmp_path, Encoder(dies_after=8))
     assert look(tmp_path, Encoder()) == [6, 7, 8, 9]
+
+
+def test_a_part_with_an_image_that_could_not_be_read_is_computed_again(tmp_path):
+    asked = INDEX.copy()
+    asked[4] = 77  # another one took its place
+    cached_features(tmp_path, asked, Encoder(), shard=3)
+    again = Encoder()
+    cached_features(tmp_path, asked, again, shard=3)
+    assert sorted(again.asked) == [3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["values.npy", "index.npy"])

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 import jepa_jax
@@ -163,6 +164,32 @@ def npz(asked: Asked, folder: pathlib.Path, **arrays) -> Asked:
     config = asked.config.copy_and_resolve_references()
     config.data.update(source="npz", path=f"{folder}/{{split}}.npz")
     return dataclasses.replace(asked, config=config)
+
+
+def test_images_that_cannot_be_read_are_told_and_looked_at_again(asked, tmp_path, capsys):
+    for split, count in (("train", 12), ("test", 10)):
+        (tmp_path / split).mkdir()
+        for number in range(count):
+            folder = tmp_path / split / "ab"[number % 2]
+            folder.mkdir(exist_ok=True)
+            pixels = np.full((8, 8), 20 * number, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    broken = tmp_path / "test" / "a" / "4.png"
+    sound = broken.read_bytes()
+    broken.write_bytes(sound[:20])
+    config = asked.config.copy_and_resolve_references()
+    config.data.update(source="folder", path=f"{tmp_path}/{{split}}", broken_share=0.1)
+    asked = dataclasses.replace(asked, config=config, checkpoints=["pixels"])
+    evaluate(asked)
+    assert "without 1 of the images, which can't be read" in capsys.readouterr().out
+    assert results(asked)[0]["images"] == {"train": 12, "test": 9}
+    broken.write_bytes(sound)
+    evaluate(asked)
+    assert results(asked)[-1]["images"] == {"train": 12, "test": 10}
+    broken.write_bytes(b"")
+    (tmp_path / "test" / "b" / "1.png").write_bytes(b"")
+    said = complaint(dataclasses.replace(asked, out=str(tmp_path / "anew")))
+    assert "2 of 10 images of split 'test' can't be read, more than data.broken_share=0.1" in said
 
 
 def test_missing_labels(asked, tmp_path):

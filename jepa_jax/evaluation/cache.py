@@ -2,7 +2,7 @@
 
 A folder holds `values.npy` and `index.npy`, which any program can read, and `shards.jsonl` with a
 checksum of each part that is finished. Whatever is missing or does not fit its checksum, after a
-kill or damage, is computed again.
+kill or damage, is computed again; so is a part with images that could not be read.
 """
 
 import pathlib
@@ -23,24 +23,26 @@ Array = np.ndarray
 
 def cached_features(
     folder: pathlib.Path,
-    count: int,
+    index: Int[Array, " n"],
     compute: Callable[[Int[Array, " m"]], Iterable[Rows]],
     shard: int = 1024,
 ) -> Features:
-    """The features of `count` images: as they lie in the folder, or computed and put there.
+    """The features of some images: as they lie in the folder, or computed and put there.
 
     Args:
       folder: of these features alone; seen by all processes.
-      compute: gives, for some of the numbers 0, …, count - 1, the features of these images, batch
-        by batch in about that order; `place` refers to the numbers that were given.
+      index: which examples of the source they are.
+      compute: gives, for some of the numbers 0, …, n - 1, the features of these images, batch by
+        batch in about that order; `place` refers to the numbers that were given.
       shard: images of a part. What is not finished of one is lost by a kill; some are in memory.
 
     Raises:
       StorageError: if the folder cannot be read or written.
     """
     with storage_of(folder):
+        count = len(index)
         parts = [np.arange(first, min(first + shard, count)) for first in range(0, count, shard)]
-        missing = from_first(list(_missing(folder, parts)) if is_first() else None)
+        missing = from_first(list(_missing(folder, parts, index)) if is_first() else None)
         if missing:
             rows = np.concatenate([parts[number] for number in missing])
             finished = _finished(compute(rows), rows, shard, count)
@@ -53,15 +55,15 @@ def cached_features(
         return Features(*(_open(folder / name) for name in ("values.npy", "index.npy")))
 
 
-def _missing(folder: pathlib.Path, parts: Sequence[Array]) -> Iterator[int]:
-    """The parts that are not there as they were written."""
-    count = int(parts[-1][-1]) + 1 if parts else 0
+def _missing(folder: pathlib.Path, parts: Sequence[Array], index: Array) -> Iterator[int]:
+    """The parts that are not there as they were written, or of other images than were asked for."""
     arrays = [_open(folder / name) for name in ("values.npy", "index.npy")]
-    sound = all(array is not None and len(array) == count for array in arrays)
+    sound = all(array is not None and len(array) == len(index) for array in arrays)
     checksums = {row["shard"]: row["checksum"] for row in _finished_parts(folder).rows()}
     for number, rows in enumerate(parts):
         there = slice(rows[0], rows[-1] + 1)
-        if not sound or checksums.get(number) != _checksum(*(array[there] for array in arrays)):
+        whole = sound and checksums.get(number) == _checksum(*(each[there] for each in arrays))
+        if not whole or not np.array_equal(arrays[1][there], index[there]):
             yield number
 
 

@@ -54,7 +54,8 @@ class Extractor:
         """See `Task.features`, but with what replaces images that cannot be read.
 
         Raises:
-          UserError: if the backbone has no such features, or too many images cannot be read.
+          UserError: if the backbone has no such features, or too many images in a row cannot be
+            read.
         """
         about = {
             "backbone": self.backbone.identity,
@@ -70,7 +71,7 @@ class Extractor:
             def compute(rows: np.ndarray) -> Iterator[Rows]:
                 return self._compute(split, rows, layers, patches)
 
-            self._found[name] = cached_features(self.folder / name, len(split), compute, shard)
+            self._found[name] = cached_features(self.folder / name, split.index, compute, shard)
         return self._found[name]
 
     def _compute(

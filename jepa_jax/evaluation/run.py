@@ -83,10 +83,12 @@ def evaluate(asked: Asked) -> None:
                 raise UserError(f"{protocol.name} needs one encoder of jepa_jax, not {task.name}")
             key = digest([identity, protocol.name, dataclasses.asdict(options), asked.seed])
             result = results.get(key)
-            if result is None:
+            if result is None or result.get("unreadable"):  # which may be mended since
                 mine = dataclasses.replace(task, folder=epath.Path(out / "state" / key))
                 result = results.put(key, _run(protocol, options, mine), writes=is_first())
             say(console, result_table(result))
+            if lost := result.get("unreadable"):
+                say(console, f"without {lost} of the images, which can't be read")
             say(console, f"{clock(result['seconds'])} for {protocol.name}\n")
             found.append(result)
     if len(found) > 1:
@@ -168,7 +170,7 @@ class _ImageTasks:
 
     def _on(self, task: Task, data: ConfigDict, protocol: Protocol) -> Task:
         train, test = self._splits(data, protocol.needs != "masks")
-        return dataclasses.replace(task, train=train, test=test, data=data)
+        return dataclasses.replace(task, train=train, test=test, data=data, left_out={})
 
     def _splits(self, data: ConfigDict, labelled: bool) -> tuple[Split, Split]:
         key = data.to_json(), labelled
@@ -194,15 +196,15 @@ def _check(config: ConfigDict) -> None:
 def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
     start = time.monotonic()
     result = dataclasses.asdict(protocol.run(task, options))
-    splits = {"train": task.train, "test": task.test} if task.train else {}
-    labelled = not splits or task.train.labels is not None
+    labelled = task.train is None or task.train.labels is not None
     return from_first(
         {
             "checkpoint": task.name,
             "encoder": encoder_name(task.model),
             "protocol": protocol.name,
             "options": dataclasses.asdict(options),
-            "images": {name: len(split) for name, split in splits.items()},
+            "images": task.images,
+            "unreadable": task.unreadable,
             "seed": task.seed,
             "seconds": round(time.monotonic() - start, 1),
             **result,

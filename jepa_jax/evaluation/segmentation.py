@@ -155,7 +155,7 @@ def _examples(task: Task, split: Split, layers: int) -> Examples:
             " with an array 'masks', or take the protocol synthetic_segmentation"
         )
     found = task.extract(split, layers, True)
-    sound = found.index == split.index  # the others are replaced by their neighbours
+    sound = task.sound(split, found.index)
     values = found.values if sound.all() else found.values[sound]
     masks = [task.view.of_mask(split.source.mask(int(i))) for i in split.index[sound]]
     return Examples(values, np.stack(masks))

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 from ml_collections import ConfigDict
 
 from jepa_jax.data.transforms import EvalView
+from jepa_jax.errors import UserError
 from jepa_jax.evaluation.features import Features
 from jepa_jax.evaluation.splits import Split
 from jepa_jax.pretrained import Pretrained
@@ -33,6 +34,7 @@ class Task:
       data: where the images come from; None where features were given.
       mesh: whose devices share the work.
       view: what is seen of an image; None where features were given.
+      left_out: of each split by name, the examples that could not be read.
       sets: of a protocol of several data sets by name: this task with the images of each.
     """
 
@@ -46,6 +48,7 @@ class Task:
     data: ConfigDict | None = None
     mesh: jax.sharding.Mesh | None = None
     view: EvalView | None = None
+    left_out: dict[str, set[int]] = dataclasses.field(default_factory=dict)
     sets: Mapping[str, "Task"] = dataclasses.field(default_factory=dict)
 
     def features(
@@ -60,12 +63,49 @@ class Task:
         Returns:
           The features may lie on disk, memory-mapped: what needs only some of them at a time takes
           them so.
+
+        Raises:
+          UserError: if more than `data.broken_share` of the images cannot be read.
         """
         found = self.extract(split, layers, patches)
-        sound = found.index == split.index  # the others are replaced by their neighbours
+        sound = self.sound(split, found.index)
         if sound.all():
             return found.values, split.labels
         return found.values[sound], split.labels[sound]
+
+    def sound(self, split: Split, index: Int32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which images of a split could be read; the others go into `left_out`.
+
+        Args:
+          index: the examples that were read: neighbours in place of those that could not be.
+
+        Raises:
+          UserError: as `features`.
+        """
+        sound = index == split.index
+        lost, share = split.index[~sound].tolist(), self.data.broken_share if self.data else 1.0
+        if len(lost) > share * len(split):
+            raise UserError(
+                f"{len(lost)} of {len(split)} images of split {split.name!r} can't be read, more"
+                f" than data.broken_share={share:g} allows: launch/inspect.py data names them"
+            )
+        self.left_out.setdefault(split.name, set()).update(lost)
+        return sound
+
+    @property
+    def images(self) -> dict[str, int]:
+        """How many images of each split count: all but those that could not be read."""
+        splits = {"train": self.train, "test": self.test} if self.train else {}
+        return {
+            name: len(split) - len(self.left_out.get(split.name, ()))
+            for name, split in splits.items()
+        }
+
+    @property
+    def unreadable(self) -> int:
+        """How many images could not be read."""
+        lost = sum(map(len, self.left_out.values()))
+        return lost + sum(each.unreadable for each in self.sets.values())
 
     @property
     def classes(self) -> int:

@@ -61,8 +61,7 @@ def run(task: Task, options: Options) -> Result:
             for encoder, number in paper_numbers(by, there.data).items():
                 mark = "" if encoder == encoder_name(task.model) else f" ({encoder})"
                 row[f"paper{mark}"] = number / 100
-            images = {"train": len(there.train), "test": len(there.test)}
-            details[f"{name}, {by}"] = dataclasses.asdict(found) | {"images": images}
+            details[f"{name}, {by}"] = dataclasses.asdict(found) | {"images": there.images}
     first = [rows[f"{name}, {options.by[0]}"]["accuracy"] for name in task.sets]
     mean = sum(first) / len(first)
     metric = "accuracy" if len(first) == 1 else f"accuracy, mean by {options.by[0]}"
