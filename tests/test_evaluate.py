@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -15,6 +16,7 @@ from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_recipe
+from jepa_jax.evaluation.report import ResultsFile
 from jepa_jax.evaluation.run import Asked, evaluate
 from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.parallel.sharding import make_mesh
@@ -235,6 +237,14 @@ def test_damaged_results_are_not_overwritten(asked):
     file.write_text('{"results": [{')
     assert "results.json is damaged" in complaint(asked)
     assert file.read_text() == '{"results": [{'
+
+
+def test_two_commands_on_one_file_keep_the_results_of_both(tmp_path):
+    file = epath.Path(tmp_path / "results.json")
+    one, other = ResultsFile(file), ResultsFile(file)
+    for results, key in ((one, "a"), (other, "b"), (one, "c")):
+        results.put(key, {"best": 0.5}, writes=True)
+    assert [each["key"] for each in json.loads(file.read_text())["results"]] == ["a", "b", "c"]
 
 
 def test_an_image_size_is_one_number_or_two():

@@ -21,13 +21,8 @@ class ResultsFile:
     """
 
     def __init__(self, file: epath.Path):
-        self._file, self._results = file, {}
-        with storage_of(file, "read"):
-            text = file.read_text() if file.exists() else '{"results": []}'
-        try:
-            self._results = {each["key"]: each for each in json.loads(text)["results"]}
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{file} is damaged: delete it to evaluate anew") from None
+        self._file = file
+        self._results = self._read()
 
     def get(self, key: str) -> dict[str, Any] | None:
         """What was found under this key, or None."""
@@ -35,13 +30,24 @@ class ResultsFile:
 
     def put(self, key: str, result: dict[str, Any], writes: bool) -> dict[str, Any]:
         """Adds a result, and writes the file if this is the process that does."""
-        found = self._results[key] = {"key": key, **result, "time": round(time.time())}
+        found = {"key": key, **result, "time": round(time.time())}
+        if writes:
+            self._results |= self._read()  # another command may have put something there meanwhile
+        self._results[key] = found
         if writes:
             with storage_of(self._file):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 content = {"results": list(self._results.values())}
                 write_text(self._file, json.dumps(content, indent=1) + "\n")
         return found
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        with storage_of(self._file, "read"):
+            text = self._file.read_text() if self._file.exists() else '{"results": []}'
+        try:
+            return {each["key"]: each for each in json.loads(text)["results"]}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self._file} is damaged: delete it to evaluate anew") from None
 
 
 def result_table(found: dict[str, Any]) -> Table:
