@@ -11,7 +11,9 @@ from tests.tiny import tiny
     [
         ("linear", "imagenet2012", 79.3),
         ("linear_sweep", "imagenet2012", 79.3),
-        ("lowshot", "imagenet2012", 73.3),
+        ("linear", "imagenet2012:5.1.0", 79.3),
+        ("linear", "imagenet2012_subset/10pct", None),
+        ("linear", "imagenet2012_corrupted", None),
         ("finetune_few", "imagenet2012_subset/1pct", 73.3),
         ("linear", "imagenet2012_subset/1pct", 73.3),
         ("transfer", "imagenet2012", None),
@@ -23,6 +25,34 @@ def test_a_number_is_of_the_same_protocol_and_images(protocol, name, number):
     data = tiny().data
     data.update(source="tfds", name=name)
     assert paper_numbers(protocol, data).get("ViT-H/14") == number
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("data/imagenet/{split}", 79.3),
+        ("ImageNet-1k/ILSVRC/Data/CLS-LOC/{split}", 79.3),
+        ("data/imagenet_{split}.zip", 79.3),
+        ("data/imagenet2012/5.1.0/*-{split}.array_record*", 79.3),
+        ("data/tiny-imagenet/{split}", None),
+        ("data/imagenet-100/{split}", None),
+        ("data/imagenet-r", None),
+        ("/home/imagenet/flowers/{split}", None),
+    ],
+)
+def test_a_folder_has_the_number_of_what_it_is_called(path, number):
+    data = tiny().data
+    data.update(source="folder", path=path)
+    assert paper_numbers("linear", data).get("ViT-H/14") == number
+
+
+def test_few_labels_have_the_papers_number_if_they_are_as_few():
+    data = tiny().data
+    data.update(source="tfds", name="imagenet2012")
+    for row in ("1 % of each class (12811 images)", "1percent.txt (12811 images)"):
+        assert paper_numbers("lowshot", data, row)["ViT-H/14"] == 73.3
+    for row in ("10 % of each class (128117 images)", "10percent.txt (128117 images)"):
+        assert paper_numbers("lowshot", data, row) == {}
 
 
 def test_digits_are_not_in_the_paper():

@@ -27,23 +27,43 @@ NUMBERS = {
     ("clevr_distance", "Clevr"): {"ViT-H/14": 72.4},
 }
 KINDS = {"linear_sweep": "linear"}  # protocols that stand for another's number
-DATA = {  # the first that fits
+DATA = {  # whole names: tiny-imagenet and imagenet-r are other images
     "1 % of ImageNet": r"imagenet2012_subset/1pct",
-    "ImageNet": r"imagenet2012|imagenet-?1k|\bimagenet\b",
-    "CIFAR-100": r"cifar-?_?100",
-    "Places205": r"places_?205",
-    "iNaturalist 2018": r"(i_naturalist|inaturalist|inat)_?(20)?18",
-    "Clevr": r"\bclevr",
+    "ImageNet": r"(imagenet|ilsvrc)[-_]?(1k|2012)?",
+    "CIFAR-100": r"cifar[-_]?100",
+    "Places205": r"places[-_]?205",
+    "iNaturalist 2018": r"(i_naturalist|inaturalist|inat)[-_]?(20)?18",
+    "Clevr": r"clevr",
 }
+# What a path has after the name of its data: splits, versions, the folders of ImageNet's archive.
+PARTS = r"(train|val|validation|test|images|data|cls-loc|[\d.]+)?"
 
 
-def paper_numbers(protocol: str, data: ConfigDict | None) -> dict[str, float]:
-    """Of each encoder of the paper the % for this protocol and these data; empty if it has none."""
+def paper_numbers(protocol: str, data: ConfigDict | None, row: str = "") -> dict[str, float]:
+    """Of each encoder of the paper the % for this protocol and these data; empty if it has none.
+
+    Args:
+      row: of the table, the one that counts. The paper's number of few labels is for 1 %.
+    """
     if data is None or data.source in ("digits", "synthetic"):
         return {}
-    where = f"{data.name or ''} {data.path}".lower()
-    known = next((name for name, pattern in DATA.items() if re.search(pattern, where)), None)
+    if protocol == "lowshot" and not re.match(r"1 ?(%|percent)", row):
+        return {}
+    name = _name(data).lower()
+    known = next((each for each, pattern in DATA.items() if re.fullmatch(pattern, name)), None)
     return NUMBERS.get((KINDS.get(protocol, protocol), known), {})
+
+
+def _name(data: ConfigDict) -> str:
+    """That of TFDS without the version, or the last part of the path that tells what data it is."""
+    if data.name:
+        return data.name.partition(":")[0]
+    parts = [
+        re.split(r"[.*]", part.replace("{split}", ""))[0].strip("-_")
+        for part in data.path.split("/")
+    ]
+    told = [part for part in parts if not re.fullmatch(PARTS, part.lower())]
+    return told[-1] if told else ""
 
 
 def encoder_name(model: Pretrained | None) -> str:

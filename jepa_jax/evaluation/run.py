@@ -209,7 +209,7 @@ def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
             "seconds": round(time.monotonic() - start, 1),
             **result,
             "data": result["data"] or data_name(task.data, labelled),
-            "paper": paper_numbers(protocol.name, task.data),
+            "paper": paper_numbers(protocol.name, task.data, next(iter(result["rows"]))),
         }
     )
 
