@@ -102,6 +102,16 @@ def test_features_are_the_models_patches_or_their_average(folders, kind):
     np.testing.assert_allclose(looked(backbone)[0], found.mean(1), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_that_is_stored_in_half_is_computed_in_float32(folders, tmp_path, dtype):
+    model = transformers.AutoModel.from_pretrained(folders["dinov2"])
+    shutil.copytree(folders["dinov2"], tmp_path / "half")
+    model.to(dtype).save_pretrained(tmp_path / "half")
+    backbone = open_transformers(f"hf:{tmp_path}/half", None, "average")
+    assert {each.dtype for each in backbone.module.parameters()} == {torch.float32}
+    assert len(backbone.identity) == 16
+
+
 def test_the_order_of_patches_is_that_of_the_image(folders):
     """MAE shuffles them, unless it is told not to."""
     backbone = open_transformers(f"hf:{folders['mae']}", None, "average")

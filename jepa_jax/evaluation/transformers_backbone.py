@@ -132,7 +132,8 @@ def open_transformers(name: str, size: tuple[int, int] | None, pool: str) -> Tra
     missing = [key for key in told["missing_keys"] if pool == "own" or "pooler" not in key]
     if missing:
         raise UserError(f"{folder} lacks weights: {', '.join(sorted(missing)[:5])}: copy it again")
-    module = getattr(module, "vision_model", module).eval()  # CLIP and its like have a text model
+    module = getattr(module, "vision_model", module)  # CLIP and its like have a text model
+    module = module.float().eval()  # whatever it was stored in
     if "pixel_values" not in inspect.signature(module.forward).parameters:
         raise UserError(f"{folder} holds no model of images, but {module.config.model_type!r}")
     if module.config.model_type == "vit_mae":
