@@ -139,7 +139,8 @@ def test_features_from_files_get_the_numbers_of_their_backbone(tmp_path):
         )
     )
     results = json.loads((tmp_path / "results.json").read_text())["results"]
-    assert [each["checkpoint"] for each in results] == [*["raw pixels"] * 2, *[files[0]] * 2]
+    names = ["raw pixels", " and ".join(files)]
+    assert [each["checkpoint"] for each in results] == [name for name in names for _ in range(2)]
     assert [each["rows"] for each in results[:2]] == [each["rows"] for each in results[2:]]
 
 
@@ -171,6 +172,19 @@ def test_classes_go_by_their_names(tmp_path):
     assert task.test.labels.tolist() == [2, 1, 0, 1, 2]
 
 
+def test_a_class_that_was_not_drawn_is_asked_of_neither_file(tmp_path):
+    """The records tell the names of those classes alone that their images have."""
+    few = PATCHES._replace(labels=np.array([0, 2, 2, 0, 2]))
+    files = tmp_path / "train.array_record", tmp_path / "test.array_record"
+    for file, content in zip(files, (PATCHES, few), strict=True):
+        features_file.write(file, content)
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    names = f"{files[0]},{files[1]}"
+    task, _ = given_task(names, epath.Path(tmp_path), mesh, (ALL, ALL), 0)
+    assert task.test.labels.tolist() == [0, 2, 2, 0, 2]
+    assert task.name == f"{files[0]} and {files[1]}"
+
+
 def test_patches_are_given_as_they_are_or_averaged(tmp_path):
     task = given(tmp_path, PATCHES)
     np.testing.assert_array_equal(task.features(task.train, patches=True)[0], PATCHES.features)
@@ -183,6 +197,7 @@ def test_patches_are_given_as_they_are_or_averaged(tmp_path):
     ("change", "complaint"),
     [
         ({"labels": None}, "has no labels"),
+        ({"labels": PATCHES.labels - 1}, "labels go from -1 to 1: number the classes from 0"),
         ({"classes": ("cat", "bird", "cow")}, "has classes that .* lacks: cow"),
     ],
 )

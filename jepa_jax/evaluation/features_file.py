@@ -79,6 +79,10 @@ def read(file: pathlib.Path) -> Content:
             f"{file}: labels are {labels.dtype} {labels.shape} for {len(features)} images: give a"
             " whole number for each"
         )
+    if labels is not None and not 0 <= labels.min(initial=0) <= labels.max(initial=0) < 2**31:
+        raise UserError(
+            f"{file}: labels go from {labels.min()} to {labels.max()}: number the classes from 0"
+        )
     if labels is not None and content.classes and labels.max(initial=0) >= len(content.classes):
         raise UserError(
             f"{file}: there is a label {labels.max()}, but {len(content.classes)} classes"

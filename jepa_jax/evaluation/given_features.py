@@ -61,7 +61,8 @@ def given_task(
     test = matched(train, test, whole=len(train) == len(contents[0].features))
     values = {str(file): each.features for file, each in zip(files, contents, strict=True)}
     identity = [_digest(values[each.name], each.index, each.labels) for each in (train, test)]
-    return Task(names.split(",")[0], train, test, Given(values), folder, seed, mesh=mesh), identity
+    name = " and ".join(map(str, files))
+    return Task(name, train, test, Given(values), folder, seed, mesh=mesh), identity
 
 
 def _split(file: pathlib.Path, content: Content, count: int, seed: int) -> Split:

@@ -112,13 +112,14 @@ def _split(
 
 
 def _renumbered(split: Split, train: Split) -> Split:
-    """Each source numbers its own classes."""
+    """Each source numbers its own classes. Those that no label has need not be known."""
     if split.classes is None or split.classes == train.classes:
         return split
-    if unknown := sorted(set(split.classes) - set(train.classes or ())):
+    there = {split.classes[label] for label in np.unique(split.labels)}
+    if unknown := sorted(there - set(train.classes or ())):
         raise UserError(_lacking(split.name, train.name, unknown))
     number = {name: label for label, name in enumerate(train.classes)}
-    numbers = np.array([number[name] for name in split.classes], np.int32)
+    numbers = np.array([number.get(name, -1) for name in split.classes], np.int32)
     return Split(split.name, split.source, split.index, numbers[split.labels], train.classes)
 
 
