@@ -87,7 +87,7 @@ def _parse(
     from jepa_jax.validation import unknown_key  # brings JAX, which worker processes do without
 
     app.define_help_flags()
-    given = [word.lstrip("-").partition("=")[::2] for word in sys.argv[1:]]
+    given = list(_flags(sys.argv[1:]))
     overrides = [name.removeprefix("config.") for name, _ in given if name.startswith("config.")]
     recipes = [path for name, path in given if name == "config"]
     for problem in filter(None, map(unknown_key, overrides)):
@@ -114,6 +114,14 @@ def _parse(
     if unknown := rest[sum(map(len, meant)) :]:
         raise UserError(f"{unknown[0]!r} is no flag: write --NAME=VALUE")
     return rest
+
+
+def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names and values of --NAME=VALUE and --NAME VALUE."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-"):
+            yield name, value if equals else after
 
 
 def _summary(error: BaseException) -> str:

@@ -7,10 +7,10 @@ import pytest
 
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation import attentive, heads, linear
-from jepa_jax.evaluation.attentive import Options
+from jepa_jax.evaluation.heads import Recipe
 from tests.given import task_of
 
-OPTIONS = Options(epochs=12, batch_size=50, learning_rates=(1e-5, 1e-2), layers=1)
+OPTIONS = Recipe(epochs=12, batch_size=50, learning_rates=(1e-5, 1e-2), layers=1)
 
 
 def one_tells(n: int, seed: int, patches: int = 6, width: int = 8):
@@ -76,19 +76,6 @@ def test_moments_are_those_of_all_patches():
     expected = 1 / np.delete(x.std((0, 1), dtype=np.float64), 3)
     np.testing.assert_allclose(np.delete(scale, 3), expected, rtol=1e-5)
     assert scale[3] == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"epochs": 0}, "must be above zero"),
-        ({"learning_rates": ()}, "must be above zero"),
-        ({"layers": 0}, "attentive.layers=0"),
-    ],
-)
-def test_impossible_options_are_answered_in_one_line(change, message):
-    with pytest.raises(UserError, match=message):
-        attentive.run(task_of(TRAIN, TEST), dataclasses.replace(OPTIONS, **change))
 
 
 def test_pooled_features_are_refused():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_jax import cli
 from tests.commands import ROOT, refused
 
 
@@ -69,6 +70,19 @@ def test_broken_recipes(tmp_path, text: str, message: str):
 
 def test_overrides_without_a_recipe():
     assert "--config=" in refused("train", "--config.train.epochs=3")
+
+
+def test_a_value_may_follow_its_flag_after_a_space():
+    words = ["run", "--checkpoint", "runs/a", "-config=b.py", "--force", "--set=x.y=1", "--last"]
+    assert list(cli._flags(words)) == [
+        ("checkpoint", "runs/a"),
+        ("config", "b.py"),
+        ("force", "--set=x.y=1"),  # whatever it is: nobody asks
+        ("set", "x.y=1"),
+        ("last", ""),
+    ]
+    message = refused("train", "--config", "configs/digit.py", "--workdir=x")
+    assert "--config=configs/digit.py is no file" in message
 
 
 def test_no_workdir():

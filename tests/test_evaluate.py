@@ -250,5 +250,6 @@ def test_two_commands_on_one_file_keep_the_results_of_both(tmp_path):
 def test_an_image_size_is_one_number_or_two():
     assert image_size(["8"]) == (8, 8)
     assert image_size(["8", "16"]) == (8, 16)
-    with pytest.raises(UserError, match="write it as"):
-        image_size(["large"])
+    for wrong in ("large", "0", "-8"):
+        with pytest.raises(UserError, match="write it as"):
+            image_size([wrong])

@@ -91,12 +91,12 @@ def test_names_that_fit_no_image_or_several(split, tmp_path, line, complaint):
 def test_what_cannot_be_is_answered_in_one_line(tmp_path):
     task = task_of(TRAIN, TEST)
     for options, complaint in (
-        (Options(shares=(1.5,)), "shares above 0"),
-        (Options(draws=0), "above zero"),
-        (Options(shares=(), per_class=()), "nothing to do"),
-        (Options(names="nowhere.txt"), "can't be read"),
-        (Options(names=str(listed(tmp_path, "1.png"))), "have no file names"),
+        ({"shares": (1.5,)}, "shares=1.5: give shares up to 1"),
+        ({"draws": 0}, "draws=0: give a value above zero"),
+        ({"shares": (), "per_class": ()}, "give one of them"),
+        ({"names": "nowhere.txt"}, "can't be read"),
+        ({"names": str(listed(tmp_path, "1.png"))}, "have no file names"),
     ):
         with pytest.raises(UserError, match=complaint) as error:
-            run(task, options)
+            run(task, Options(**options))
         assert "\n" not in str(error.value)

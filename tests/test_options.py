@@ -35,6 +35,35 @@ def test_what_cannot_be_is_answered_in_one_line(setting, complaint):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("linear_sweep.layers=", "layers: give one at least"),
+        ("linear_sweep.layers=0,1", "layers=0: give a value above zero"),
+        ("linear_sweep.learning_rates=", "learning_rates: give one at least"),
+        ("linear_sweep.weight_decays=", "weight_decays: give one at least"),
+        ("linear_sweep.epochs=0", "epochs=0: give a value above zero"),
+        ("attentive.epochs=0", "epochs=0: give a value above zero"),
+        ("attentive.learning_rates=-0.1", "learning_rates=-0.1: give a value above zero"),
+        ("linear.l2=nan", "'nan' is not a number"),
+        ("knn.temperature=inf", "'inf' is not a number"),
+        ("knn.neighbours=0,5", "neighbours=0: give a value above zero"),
+        ("finetune.dtype=bf16", "dtype=bf16 is none of float32, bfloat16"),
+        ("finetune.batch_size=-4", "batch_size=-4: give a value above zero"),
+        ("finetune.crop_scale=0.3", "crop_scale=0.3: give two shares"),
+        ("finetune.drop_path=1", "drop_path=1: give a share below 1"),
+        ("finetune_few.warmup_epochs=-1", "warmup_epochs=-1: give a value of zero or more"),
+        ("segmentation.batch_size=0", "batch_size=0: give a value above zero"),
+        ("transfer.by=linaer", "did you mean 'linear'"),
+    ],
+)
+def test_values_that_cannot_be_are_found_before_anything_is_done(setting, complaint):
+    protocol = setting.partition(".")[0]
+    with pytest.raises(UserError, match=f"--set={protocol}.*{complaint}") as error:
+        choose([protocol], [setting], PROTOCOLS)
+    assert "\n" not in str(error.value)
+
+
 def test_an_unknown_protocol_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'linear'"):
         choose(["liner"], [], PROTOCOLS)

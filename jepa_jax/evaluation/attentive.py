@@ -5,8 +5,6 @@ by what is in a patch, how much of it counts (Bardes et al. 2024, V-JEPA, sectio
 MLP, so that it remains a look at the features).
 """
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax
 import numpy as np
@@ -15,7 +13,6 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.console import new_console, say
-from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_labels
 from jepa_jax.evaluation.heads import Examples, Point, Problem, Recipe, train_heads
 from jepa_jax.evaluation.task import Protocol, Result, Task
@@ -46,15 +43,8 @@ def _heads(width: int) -> int:
     return max(fitting, default=1)
 
 
-@dataclass(frozen=True)
-class Options(Recipe):
-    layers: int = 1
-
-
-def run(task: Task, options: Options) -> Result:
+def run(task: Task, options: Recipe) -> Result:
     """The accuracy after each epoch; the last one counts."""
-    if options.layers < 1:
-        raise UserError(f"attentive.layers={options.layers}: give 1 or more")
     train, test = (
         Examples(*task.features(split, options.layers, patches=True))
         for split in (task.train, task.test)
@@ -94,4 +84,4 @@ def _accuracy(counts: np.ndarray) -> float:
     return float(counts[0] / counts[1])
 
 
-ATTENTIVE = Protocol("attentive", Options, run)
+ATTENTIVE = Protocol("attentive", Recipe, run)

@@ -1,4 +1,7 @@
-"""What the probes demand of their input."""
+"""What the probes demand of their input and their options."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -51,3 +54,30 @@ def check_probe_labels(train_labels: Int[np.ndarray, "n"]) -> None:
             f"the training labels hold {classes} class: give images of at least two, "
             "for example by shuffling before taking a part"
         )
+
+
+def check_options(
+    options: Any,
+    *,
+    some: Sequence[str] = (),
+    positive: Sequence[str] = (),
+    not_negative: Sequence[str] = (),
+) -> None:
+    """Raises UserError, which begins with the option's name, for values that cannot be.
+
+    Args:
+      some: names of tuples that may not be empty.
+      positive, not_negative: names of numbers, or of tuples of them.
+    """
+    for name in some:
+        if not getattr(options, name):
+            raise UserError(f"{name}: give one at least")
+    for names, fits, range_ in (
+        (positive, lambda number: number > 0, "above zero"),
+        (not_negative, lambda number: number >= 0, "of zero or more"),
+    ):
+        for name in names:
+            value = getattr(options, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not fits(number):
+                    raise UserError(f"{name}={number:g}: give a value {range_}")

@@ -18,6 +18,8 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax import ijepa
+from jepa_jax.errors import UserError
+from jepa_jax.evaluation.checks import check_options
 from jepa_jax.models.layers import LAYER_NORM_EPS
 from jepa_jax.optim import decay_mask
 from jepa_jax.pretrained import Backbone
@@ -47,6 +49,17 @@ class Recipe:
     mixup: float = 0.8
     cutmix: float = 1.0
     drop_path: float = 0.1
+
+    def __post_init__(self):
+        shares = "label_smoothing", "drop_path"
+        check_options(
+            self,
+            positive=("epochs", "batch_size", "base_learning_rate", "layer_decay"),
+            not_negative=("warmup_epochs", "weight_decay", "mixup", "cutmix", *shares),
+        )
+        for name in shares:
+            if getattr(self, name) >= 1:
+                raise UserError(f"{name}={getattr(self, name):g}: give a share below 1")
 
     @property
     def learning_rate(self) -> float:

@@ -19,6 +19,7 @@ from jepa_jax.data.loader import TrainBatches, evaluation_batches
 from jepa_jax.data.protocol import Example, Indices, Labels
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.checks import check_options
 from jepa_jax.evaluation.features import collect, stream
 from jepa_jax.evaluation.finetune import Batch, Finetuning, Recipe, State, init, logits, train_step
 from jepa_jax.evaluation.splits import Split
@@ -29,6 +30,7 @@ from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 
 IN_FLIGHT = 2  # steps that are sent off before one is waited for
 TEST_BATCH = 256
+DTYPES = ("float32", "bfloat16")
 PLAIN = ("crop_aspect", "colour_jitter", "greyscale", "blur")  # of training crops, as by default
 
 
@@ -47,6 +49,15 @@ class Options(Recipe):
     flip: bool = True
     evaluate_every: float = 5.0
     dtype: str = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_options(self, positive=("crop_scale", "evaluate_every"))
+        if len(self.crop_scale) != 2 or not self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            given = ",".join(f"{share:g}" for share in self.crop_scale)
+            raise UserError(f"crop_scale={given}: give two shares, such as 0.08,1")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype} is none of {', '.join(DTYPES)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.checks import check_options
 from jepa_jax.evaluation.splits import held_out
 from jepa_jax.optim import AdamW, Schedule
 
@@ -31,12 +32,20 @@ class Recipe:
 
     Attributes:
       learning_rates: that are tried, at the end of the warm-up; from there a cosine to 0.
+      layers: how many of the last ones heads see, side by side.
     """
 
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     weight_decay: float = 0.05
     epochs: int = 20
     batch_size: int = 256
+    layers: int = 1
+
+    def __post_init__(self):
+        numbers = "learning_rates", "epochs", "batch_size", "layers"
+        check_options(
+            self, some=("learning_rates",), positive=numbers, not_negative=("weight_decay",)
+        )
 
 
 @dataclass(frozen=True)
@@ -101,9 +110,9 @@ def train_heads(
       tell: is called after each epoch of the last training.
 
     Raises:
-      UserError: an option is impossible, features are not finite or do not go with the targets.
+      UserError: features are not finite or do not go with the targets.
     """
-    _check(train, test, recipe)
+    _check(train, test)
     moments = _moments(train.features)
     everything = np.arange(len(train.features))
     apart = held_out(len(everything), seed)
@@ -226,7 +235,7 @@ def _rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     return np.random.default_rng((seed, PURPOSES.index(purpose), index))
 
 
-def _check(train: Examples, test: Examples, recipe: Recipe) -> None:
+def _check(train: Examples, test: Examples) -> None:
     for examples in (train, test):
         if examples.features.ndim != 3 or len(examples.features) != len(examples.targets):
             raise UserError(
@@ -235,5 +244,3 @@ def _check(train: Examples, test: Examples, recipe: Recipe) -> None:
             )
     if len(train.features) < 2 or not len(test.features):
         raise UserError("give at least two training images and a test image")
-    if min(recipe.epochs, recipe.batch_size, min(recipe.learning_rates, default=0)) <= 0:
-        raise UserError("epochs, batch_size and learning_rates must be above zero")

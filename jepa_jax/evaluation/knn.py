@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, Float64, Int
 
 from jepa_jax.errors import UserError
-from jepa_jax.evaluation.checks import check_probe_input
+from jepa_jax.evaluation.checks import check_options, check_probe_input
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
 CHUNK = 256  # test images compared at a time: bounds memory at CHUNK × n similarities
@@ -141,6 +141,9 @@ class Options:
     temperature: float = 0.07
     layers: int = 1
 
+    def __post_init__(self):
+        check_options(self, positive=("k", "neighbours", "temperature", "layers"))
+
 
 def run(task: Task, options: Options) -> Result:
     """Accuracies by k, of votes weighted as in `knn_accuracy` and of plain ones.
@@ -148,8 +151,6 @@ def run(task: Task, options: Options) -> Result:
     The weighted one of `options.k` counts.
     """
     counts = sorted({options.k, *options.neighbours})
-    if counts[0] < 1 or options.temperature <= 0:
-        raise UserError("knn.k, knn.neighbours and knn.temperature must be above zero")
     (train, train_labels), (test, test_labels) = (
         task.features(split, options.layers) for split in (task.train, task.test)
     )

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.errors import UserError
-from jepa_jax.evaluation.checks import check_probe_input
+from jepa_jax.evaluation.checks import check_options, check_probe_input
 from jepa_jax.evaluation.splits import held_out
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
@@ -114,6 +114,9 @@ class Options:
     l2: tuple[float, ...] = (1e-3,)
     layers: tuple[int, ...] = (1,)
 
+    def __post_init__(self):
+        check_options(self, some=("l2", "layers"), positive=("l2", "layers"))
+
 
 def run(task: Task, options: Options) -> Result:
     """Accuracies by penalty and number of layers.
@@ -121,8 +124,6 @@ def run(task: Task, options: Options) -> Result:
     Where there are several, the one counts that is best on a tenth of the training images, trained
     on the others.
     """
-    if min(options.l2, default=0) <= 0 or min(options.layers, default=0) < 1:
-        raise UserError("linear.l2 and linear.layers must be above zero")
     rows, several = {}, len(options.l2) * len(options.layers) > 1
     for layers in options.layers:
         (x, y), test = (task.features(split, layers) for split in (task.train, task.test))

@@ -19,7 +19,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.errors import UserError
-from jepa_jax.evaluation.checks import check_probe_input
+from jepa_jax.evaluation.checks import check_options, check_probe_input
 from jepa_jax.evaluation.splits import held_out
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
@@ -47,6 +47,15 @@ class Options:
     learning_rates: tuple[float, ...] = (0.01, 0.05, 0.001)
     weight_decays: tuple[float, ...] = (5e-4, 0.0)
     epochs: int = EPOCHS
+
+    def __post_init__(self):
+        swept = "layers", "learning_rates", "weight_decays"
+        check_options(
+            self,
+            some=swept,
+            positive=("layers", "learning_rates", "epochs"),
+            not_negative=("weight_decays",),
+        )
 
     @property
     def heads(self) -> tuple[Head, ...]:

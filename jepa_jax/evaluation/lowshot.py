@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jepa_jax.errors import UserError, did_you_mean
+from jepa_jax.evaluation.checks import check_options
 from jepa_jax.evaluation.linear import linear_probe_accuracy
 from jepa_jax.evaluation.splits import Split
 from jepa_jax.evaluation.task import Protocol, Result, Task
@@ -35,13 +36,16 @@ class Options:
     l2: float = 1e-3
     layers: int = 1
 
+    def __post_init__(self):
+        check_options(self, positive=("shares", "per_class", "draws", "l2", "layers"))
+        if max(self.shares, default=0) > 1:
+            raise UserError(f"shares={max(self.shares):g}: give shares up to 1")
+        if not (self.shares or self.per_class or self.names):
+            raise UserError("shares, per_class, names: give one of them")
+
 
 def run(task: Task, options: Options) -> Result:
     """Accuracies of splits that are given, and means of those drawn. The first row counts."""
-    if not all(0 < share <= 1 for share in options.shares):
-        raise UserError(f"lowshot.shares={options.shares}: give shares above 0 and up to 1")
-    if min(*options.per_class, options.draws, 1) < 1 or options.l2 <= 0:
-        raise UserError("lowshot.per_class, lowshot.draws and lowshot.l2 must be above zero")
     files = [pathlib.Path(name).expanduser() for name in options.names.split(",") if name]
     fixed = {file.name: named(task.train, file) for file in files}
     test = task.features(task.test, options.layers)
@@ -60,8 +64,6 @@ def run(task: Task, options: Options) -> Result:
             name = f"{name} ({len(draws[0])} images)"
             rows[name] = {"accuracy": float(np.mean(found)), "±": float(np.std(found))}
             details[name] = found
-    if not rows:
-        raise UserError("lowshot has nothing to do: give shares, per_class or names")
     first = next(iter(rows))
     metric = f"accuracy, mean and deviation of {options.draws} draws" if settings else "accuracy"
     return Result(rows[first]["accuracy"], rows, metric, {"draws": details})

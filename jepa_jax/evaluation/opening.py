@@ -100,6 +100,8 @@ def image_size(given: list[str] | None) -> tuple[int, int] | None:
         return None
     try:
         height, width = map(int, given * 2 if len(given) == 1 else given)
+        if min(height, width) < 1:
+            raise ValueError
     except ValueError:
         raise UserError(f"--image_size={','.join(given)}: write it as 224 or 224,192") from None
     return height, width

@@ -1,6 +1,7 @@
 """Options of protocols, from texts such as "knn.neighbours=10,20" on the command line."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,14 @@ def choose(
                 f"{did_you_mean(option, options)}"
             )
         given[name][option] = _value(setting, text, options[option])
-    return [(known[name], known[name].options(**given[name])) for name in names]
+    return [(known[name], _options(known[name], given[name])) for name in names]
+
+
+def _options(protocol: Protocol, given: dict[str, Any]) -> Any:
+    try:
+        return protocol.options(**given)
+    except UserError as error:
+        raise UserError(f"--set={protocol.name}.{error}") from None
 
 
 def _value(setting: str, text: str, default: Any) -> Any:
@@ -56,7 +64,10 @@ def _value(setting: str, text: str, default: Any) -> Any:
 
 def _one(setting: str, text: str, example: Any) -> Any:
     try:
-        return TRUTH[text.lower()] if isinstance(example, bool) else type(example)(text)
+        value = TRUTH[text.lower()] if isinstance(example, bool) else type(example)(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
+        return value
     except (KeyError, ValueError):
         kinds = {bool: "true or false", int: "a whole number", float: "a number"}
         raise UserError(f"--set={setting}: {text!r} is not {kinds[type(example)]}") from None

@@ -99,7 +99,6 @@ class Options(Recipe):
     learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
     epochs: int = 10
     batch_size: int = 64
-    layers: int = 1
 
 
 def run(task: Task, options: Options) -> Result:
@@ -108,8 +107,6 @@ def run(task: Task, options: Options) -> Result:
     Raises:
       UserError: if the images have no masks, or there are no features of patches.
     """
-    if options.layers < 1:
-        raise UserError(f"layers={options.layers}: give 1 or more")
     train, test = (_examples(task, split, options.layers) for split in (task.train, task.test))
     names = getattr(task.train.source, "mask_classes", None)
     names = names or tuple(str(number) for number in range(_classes(train.targets)))

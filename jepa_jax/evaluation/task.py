@@ -138,7 +138,8 @@ class Protocol:
 
     Attributes:
       options: a dataclass of what can be set, all with defaults: numbers, texts, truth values or
-        tuples of one of them.
+        tuples of one of them. It raises UserError, which begins with the option's name, for what
+        cannot be.
       run: (Task, options) -> Result. With several processes all of them run it, and what the first
         finds counts.
       needs: "features"; "model" if `Task.model` must be there; "masks" if the images have masks,
