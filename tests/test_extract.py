@@ -193,6 +193,14 @@ def test_patches_are_given_as_they_are_or_averaged(tmp_path):
         task.features(task.train, layers=4)
 
 
+def test_files_of_features_are_no_images(tmp_path):
+    given(tmp_path, PATCHES)
+    files = [f"{tmp_path}/train.npz,{tmp_path}/test.npz"]
+    asked = Evaluation([], ["transfer"], None, out=str(tmp_path / "out"), features=files)
+    with pytest.raises(UserError, match="transfer needs images"):
+        evaluate(asked)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
