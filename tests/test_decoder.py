@@ -202,6 +202,12 @@ def test_a_model_and_its_beginning_are_drawn_and_measured(run, tmp_path):
         assert np.asarray(image.convert("L")).std() > 5
 
 
+def test_a_wish_to_stop_ends_the_command_after_the_step(run, tmp_path):
+    assert train_decoder(run, tmp_path, SETTINGS, stop=True) == {}
+    assert [file.name for file in tmp_path.iterdir()] == ["trained"]
+    assert (tmp_path / "trained" / store.FILE).is_file()
+
+
 def test_wrong_flags_are_answered_in_a_line(tmp_path):
     for flags, message in (
         ([], "say which: --checkpoint"),

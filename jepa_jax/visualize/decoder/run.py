@@ -79,7 +79,7 @@ def train_decoder(
     artists = {}
     for name, model in models.items():
         say(console, f"decoder of the {name} model, in {out / name}")
-        decoder, state = fit(model, source, settings, out / name, console)
+        decoder, state = fit(model, source, settings, out / name, console, stop)
         if state.step < settings.steps:
             say(console, f"stopped and saved after step {state.step}; the same command goes on")
             return {}
