@@ -11,6 +11,7 @@ from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.masks import Masks
 from jepa_jax.models import transformer
 from jepa_jax.models.attention import attention
+from jepa_jax.visualize import checkpoint
 from jepa_jax.visualize import map as maps
 from jepa_jax.visualize import pca
 from jepa_jax.visualize.attention import attention_weights
@@ -18,7 +19,7 @@ from jepa_jax.visualize.checkpoint import PICTURES, visualize
 from jepa_jax.visualize.prediction import block_agreement
 from jepa_jax.visualize.retrieval import cut_patches, nearest, paste, retrieval_overview
 from jepa_jax.visualize.similarity import centred, cosine, salient
-from jepa_jax.visualize.trained import read_trained
+from jepa_jax.visualize.trained import normalize, read_trained
 from tests.saving import save_run
 from tests.tiny import tiny
 
@@ -50,6 +51,23 @@ def test_every_picture_shows_something(drawn, run):
         assert file.parent == run / "pictures"
         with Image.open(file) as image:
             assert np.asarray(image.convert("L")).std() > 5, file
+
+
+def test_predicted_pixels_are_compared_with_pixels(tmp_path, monkeypatch):
+    config = tiny()
+    config.targets = "pixels"
+    save_run(tmp_path, config)
+    found = {}
+    monkeypatch.setattr(checkpoint, "block_agreement", lambda *seen: found.update(usual=seen[-1]))
+    monkeypatch.setattr(checkpoint, "prediction_overview", lambda *_: None)
+    monkeypatch.setattr(
+        checkpoint, "retrieval_overview", lambda *seen: found.update(bank=seen[4:6])
+    )
+    visualize(tmp_path, ["predictions", "retrieval"], images=3, bank=9)
+    images, bank = found["bank"]
+    own = cut_patches(np.repeat(images / 255, 3, axis=3), (4, 4))[..., 0].reshape(9, 16, 4)
+    np.testing.assert_allclose(bank, normalize((own - 0.3) / 0.4), atol=1e-4)
+    np.testing.assert_allclose(found["usual"], bank.mean(0), atol=1e-6)
 
 
 def test_unknown_pictures_are_refused_with_the_nearest(run):

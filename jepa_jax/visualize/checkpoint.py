@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jepa_jax import masks
+from jepa_jax import ijepa, masks
 from jepa_jax.config import grid, mask_spec
 from jepa_jax.console import new_console, say
 from jepa_jax.data.loader import evaluation_images
@@ -61,6 +61,14 @@ class Scene:
         return self.trained.patch_features(self.bank_images)
 
     @functools.cached_property
+    def bank_targets(self) -> np.ndarray:
+        """(m, N, D) of the bank's patches, as the loss has its targets."""
+        model = self.trained.model
+        if model.targets == "pixels":
+            return np.asarray(ijepa.normal_pixels(model, jnp.asarray(self.bank_images)))
+        return normalize(self.bank)
+
+    @functools.cached_property
     def masks(self) -> masks.Masks:
         config = self.trained.config
         return masks.sample(jax.random.key(config.seed), mask_spec(config), len(self.images))
@@ -100,13 +108,13 @@ def _similarity(scene: Scene, path: epath.Path) -> None:
 
 
 def _predictions(scene: Scene, path: epath.Path) -> None:
-    usual = normalize(scene.bank).mean(0)
+    usual = scene.bank_targets.mean(0)
     agreement = block_agreement(*scene.predictions, scene.masks, usual)
     prediction_overview(scene.images, scene.masks, agreement, scene.grid, path)
 
 
 def _retrieval(scene: Scene, path: epath.Path) -> None:
-    bank = scene.bank_images, normalize(scene.bank)
+    bank = scene.bank_images, scene.bank_targets
     retrieval_overview(scene.images, scene.masks, *scene.predictions, *bank, scene.grid, path)
 
 
