@@ -179,14 +179,33 @@ def test_a_file_is_not_written_over(written):
         write_released(written[0], written[2])
 
 
-def test_a_predictor_that_the_reference_has_not(written, tmp_path):
-    shutil.copytree(written[0] / "checkpoints", tmp_path / "checkpoints")
-    about = tmp_path / "checkpoints" / "30" / "about" / "metadata"
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"heads": 4}, "as many heads as its encoder, 3, but this one has 4"),
+        ({"one_pass": True}, "one of predictor.one_pass=True would compute something else"),
+    ],
+)
+def test_a_predictor_that_the_reference_has_not(written, tmp_path, change, complaint):
+    with pytest.raises(UserError, match=complaint):
+        write_released(changed(written[0], tmp_path, predictor=change), tmp_path / "model.pth.tar")
+
+
+def test_targets_that_the_reference_has_not(written, tmp_path):
+    with pytest.raises(UserError, match="it has no targets='pixels'"):
+        write_released(changed(written[0], tmp_path, targets="pixels"), tmp_path / "model.pth.tar")
+
+
+def changed(run: pathlib.Path, folder: pathlib.Path, **settings) -> pathlib.Path:
+    """A copy of the run in a folder, whose config says otherwise."""
+    shutil.copytree(run / "checkpoints", folder / "checkpoints")
+    about = folder / "checkpoints" / "30" / "about" / "metadata"
     content = json.loads(about.read_text())
-    content["config"]["predictor"]["heads"] = 4
+    for name, value in settings.items():
+        old = content["config"][name]
+        content["config"][name] = old | value if isinstance(value, dict) else value
     about.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"as many heads as its encoder, 3, but this one has 4"):
-        write_released(tmp_path, tmp_path / "model.pth.tar")
+    return folder
 
 
 def test_heads_of_an_unusual_size_are_asked_for(released):

@@ -94,6 +94,13 @@ def write_released(run: os.PathLike, path: os.PathLike) -> int:
     steps_per_epoch = max(1, examples // config.train.batch_size)
     model = build_model(config, steps_per_epoch)
     encoder, predictor = model.encoder, model.predictor
+    if model.targets != "features":
+        raise UserError(f"the reference predicts features: it has no targets={model.targets!r}")
+    if predictor.one_pass:
+        raise UserError(
+            "the reference's predictor has a pass for each block, in which the context sees it:"
+            " one of predictor.one_pass=True would compute something else there"
+        )
     if predictor.heads != encoder.heads:
         raise UserError(
             f"the reference's predictor has as many heads as its encoder, {encoder.heads}, but this"
