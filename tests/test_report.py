@@ -1,5 +1,6 @@
 """The report: what is in it, that nothing is fetched, and that a browser shows it."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -88,6 +89,35 @@ def test_cost_is_told_for_a_price_alone(runs, monkeypatch):
     assert "device hour<" not in page([record])
     assert "cost at 3600 EUR a device hour" in page([record], 3600, "EUR")
     assert "136.00 EUR" in page([record], 3600, "EUR")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_device_hours_are_of_the_devices_that_each_start_had(tmp_path, told):
+    (record,) = read_records([write(tmp_path / "run", finished=False)])
+    changes = [("replica", 4, 1), ("fsdp", 4, 1)]
+    starts = [{"devices": 16} if told else {}, {"devices": 1} if told else {}]
+    hour, events = {"step": 3600.0}, []
+    for number, start in enumerate(starts):
+        at = 50_000.0 * number
+        events += [
+            {"event": "change", "name": f"mesh.{axis}", "old": old, "new": new}
+            for axis, old, new in changes * number
+        ]
+        events += [{"time": at, "event": "start", "seconds": {"start": 3600.0}, **start}]
+        events += [{"time": at + 3600.0, "event": "step", "step": number + 1, "seconds": hour}]
+    record = dataclasses.replace(record, events=events)
+    assert record.device_hours == (34.0 if told else None)  # no checkpoint tells of mesh.tensor
+    # The newest checkpoint may be of the first start still.
+    for replica in (1, 4):
+        mesh = {"mesh.replica": replica, "mesh.fsdp": replica, "mesh.tensor": 1}
+        assert dataclasses.replace(record, environment=mesh).device_hours == 34.0
+
+
+def test_a_run_that_went_on_after_its_end_is_not_finished(runs):
+    Workdir(runs[0]).append({"step": 210, "loss": 0.1})
+    (record,) = read_records(runs[:1])
+    assert record.results is None
+    assert ">finished<" not in page([record])
 
 
 def test_nothing_is_fetched(runs):

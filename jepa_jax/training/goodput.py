@@ -92,7 +92,7 @@ def goodput(events: Iterable[Mapping[str, Any]]) -> Account | None:
     steps, repeated, starts, roll_backs = _Steps(), 0, 0, 0
     restarting, at, name = False, 0.0, ""
     for event in events:
-        if not _tells_of_time(event) or not (starts or event["event"] == "start"):
+        if not tells_of_time(event) or not (starts or event["event"] == "start"):
             continue
         before, at = at, event["time"]
         name, spent = event["event"], event["seconds"]
@@ -124,7 +124,7 @@ def goodput(events: Iterable[Mapping[str, Any]]) -> Account | None:
     return Account(dict(seconds), steps.last, repeated, starts, roll_backs, at, name)
 
 
-def _tells_of_time(event: Mapping[str, Any]) -> bool:
+def tells_of_time(event: Mapping[str, Any]) -> bool:
     """Whether it is an event of the ledger, and not damaged."""
     seconds, step = event.get("seconds"), event.get("step", 0)
     if not isinstance(seconds, dict) or type(step) is not int:

@@ -76,7 +76,7 @@ def go_on(run: Run, changes: Sequence[str]) -> int:
     Args:
       changes: to tell beforehand.
     """
-    run.ledger.record("start", processes=jax.process_count())
+    run.ledger.record("start", processes=jax.process_count(), devices=run.mesh.size)
     state, start = restore(run)
     run.ledger.record("restore", step=start.step)
     with (

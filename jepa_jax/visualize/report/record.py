@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +13,11 @@ from etils import epath
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.interop.runs import find_checkpoint
-from jepa_jax.training.goodput import Account, goodput
+from jepa_jax.training.goodput import Account, goodput, tells_of_time
 from jepa_jax.training.workdir import Workdir
 
 Row = Mapping[str, Any]
+MESH = ("mesh.replica", "mesh.fsdp", "mesh.tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +40,20 @@ class Record:
     @functools.cached_property
     def device_hours(self) -> float | None:
         """Hours of all devices together while a process was up; None if not known."""
-        mesh = [self.environment.get(f"mesh.{axis}") for axis in ("replica", "fsdp", "tensor")]
-        if self.account is None or None in mesh:
+        if self.account is None:
             return None
-        up = self.account.total - self.account.seconds["down"]
-        return up / 3600 * mesh[0] * mesh[1] * mesh[2]
+        mesh = {name: self.environment.get(name, math.nan) for name in MESH}
+        changes = [event for event in self.of("change") if event.get("name") in MESH]
+        mesh |= {event["name"]: event["old"] for event in reversed(changes)}  # as it began
+        seconds, devices = 0.0, 0
+        for event in self.events:
+            if event["event"] == "start":  # older runs' do not tell how many
+                devices = event.get("devices") or math.prod(mesh.values())
+            elif event in changes:
+                mesh[event["name"]] = event["new"]
+            if tells_of_time(event):
+                seconds += devices * sum(event["seconds"].values())
+        return None if math.isnan(seconds) else seconds / 3600
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of the rows that have the number, by step."""
@@ -74,13 +85,16 @@ def read_record(path: epath.PathLike, name: str) -> Record:
         about = {}
     environment = {part: about[part] for part in ("versions", "mesh") if part in about}
     pictures = sorted(folder.glob("*.png")) + sorted((folder / "pictures").glob("*.png"))
+    rows, results = workdir.rows(), workdir.results()
+    if results and rows and results["step"] < rows[-1]["step"]:  # it went on after an earlier end
+        results = None
     return Record(
         name,
         dict(flat(workdir.config() or {})),
         dict(flat(environment)),
-        workdir.rows(),
+        rows,
         workdir.events(),
-        workdir.results(),
+        results,
         {file.stem: epath.Path(file) for file in pictures},  # the later ones count
     )
 
