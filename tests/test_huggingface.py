@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 import jepa_jax
+from jepa_jax.config import defaults
 from jepa_jax.data.protocol import Example
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.ijepa import IJEPA
 from jepa_jax.interop.huggingface import write_huggingface
+from jepa_jax.interop.model_card import model_card
 from tests.saving import save_run
 from tests.tiny import tiny
 
@@ -97,6 +99,15 @@ def test_the_model_card_tells_recipe_and_results(exported):
     assert "predictor.depth = 1\n" in card
     assert "| trained target encoder | 50.0 | 62.5 |" in card
     assert "somebody" not in card
+
+
+def test_equal_numbers_are_not_told_as_another_recipe(exported):
+    model = jepa_jax.load(exported[0])
+    config = defaults().to_dict()
+    config["data"]["crop_scale"] = [0.3, 1]  # the default is (0.3, 1.0)
+    config["train"]["epochs"] = 7
+    card = model_card(dataclasses.replace(model, about={"config": config}))
+    assert card.split("```")[-2] == "\ntrain.epochs = 7\n"
 
 
 def test_the_other_encoder_is_not_there(exported):

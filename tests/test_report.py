@@ -1,6 +1,8 @@
 """The report: what is in it, that nothing is fetched, and that a browser shows it."""
 
 import dataclasses
+import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ from jepa_jax.training.workdir import Workdir
 from jepa_jax.visualize.report.charts import chart
 from jepa_jax.visualize.report.page import page, write_report
 from jepa_jax.visualize.report.record import differences, read_records
+from jepa_jax.visualize.report.sections import settings
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SIGNS = {"over_mean": 0.6, "feature_std": 0.4, "rank": 20.0}
@@ -69,6 +72,29 @@ def test_settings_that_differ_between_runs_are_marked(runs):
 
 def test_differences_are_of_keys_that_some_lack_too():
     assert differences([{"a": 1, "b": 2}, {"a": 1}]) == ["b"]
+
+
+def test_equal_numbers_are_no_difference():
+    assert differences([{"scale": [0.3, 1]}, {"scale": [0.3, 1.0]}]) == []
+
+
+def test_settings_that_one_of_the_runs_lacks(runs):
+    """An older version's, which the defaults stand for, and one that only another version has."""
+    files = [pathlib.Path(run) / "config.json" for run in runs]
+    old, new = (json.loads(file.read_text()) for file in files)
+    del old["train"]["draws"]
+    new["train"]["drafts"] = 7
+    for file, config in zip(files, (old, new), strict=True):
+        file.write_text(json.dumps(config))
+    lines = settings(read_records(runs)).splitlines()
+    assert not any("train.draws" in line for line in lines if "differs" in line)
+    assert sum("train.drafts" in line and "<td>–</td><td>7</td>" in line for line in lines) == 2
+
+
+def test_an_exported_encoder_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "ijepa"}')
+    with pytest.raises(UserError, match=r"no config\.json of a run: give its --workdir"):
+        read_records([str(tmp_path)])
 
 
 def test_verdicts_are_told_and_when_they_end(runs):

@@ -58,7 +58,7 @@ def model_card(pretrained: Pretrained) -> str:
     ]
     if config := about.get("config"):
         lines += ["", "## Recipe", "", "What differs from jepa_jax's defaults:", "", "```"]
-        lines += [*_recipe(config, defaults().to_dict()), "```"]
+        lines += [*_recipe(_plain(config), _plain(defaults().to_dict())), "```"]
     if results := about.get("results"):
         lines += ["", "## Results", "", *_results(results)]
     return "\n".join(lines) + "\n"
@@ -71,13 +71,14 @@ def _recipe(config: dict[str, Any], default: dict[str, Any], prefix: str = "") -
         key, usual = f"{prefix}{name}", default.get(name)
         if isinstance(value, dict):
             lines += _recipe(value, usual or {}, f"{key}.")
-        elif _plain(value) != _plain(usual) and key not in ("data.path", "data.mixture"):
-            lines.append(f"{key} = {_plain(value)}")
+        elif value != usual and key not in ("data.path", "data.mixture"):
+            lines.append(f"{key} = {json.dumps(value)}")
     return lines
 
 
-def _plain(value: Any) -> str:
-    return json.dumps(value, default=str)
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it, without tuples."""
+    return json.loads(json.dumps(config, default=str))
 
 
 def _results(results: dict[str, Any]) -> list[str]:

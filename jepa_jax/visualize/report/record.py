@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
-from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.interop.runs import find_checkpoint
+from jepa_jax.training.changes import stored_config
 from jepa_jax.training.goodput import Account, goodput, tells_of_time
 from jepa_jax.training.workdir import Workdir
 
@@ -79,6 +80,9 @@ def read_record(path: epath.PathLike, name: str) -> Record:
     if not (folder / "config.json").exists():
         raise UserError(f"{path} holds no config.json: give the --workdir of a run")
     workdir = Workdir(folder, writes=False)
+    config = workdir.config()
+    if not isinstance(config.get("train"), dict):
+        raise UserError(f"{path} holds no config.json of a run: give its --workdir")
     try:
         about = find_checkpoint(folder).about
     except UserError:  # none yet, or a damaged one: the rest is still worth telling
@@ -90,7 +94,7 @@ def read_record(path: epath.PathLike, name: str) -> Record:
         results = None
     return Record(
         name,
-        dict(flat(workdir.config() or {})),
+        plain_settings(stored_config(config)),
         dict(flat(environment)),
         rows,
         workdir.events(),
@@ -113,13 +117,18 @@ def read_records(paths: Sequence[str]) -> list[Record]:
 
 def differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose values are not the same in all, in their order."""
-    keys = dict.fromkeys(key for table in tables for key in table)
-    return [key for key in keys if len({json.dumps(table.get(key)) for table in tables}) > 1]
+    first = tables[0]
+    return [key for key in all_keys(tables) if any(x.get(key) != first.get(key) for x in tables)]
 
 
-def plain_settings() -> dict[str, Any]:
-    """The defaults, as a stored config would have them."""
-    return dict(flat(json.loads(defaults().to_json())))
+def all_keys(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each once, in their order."""
+    return list(dict.fromkeys(key for table in tables for key in table))
+
+
+def plain_settings(config: ConfigDict) -> dict[str, Any]:
+    """Flat, as JSON has them."""
+    return dict(flat(json.loads(config.to_json())))
 
 
 def flat(tree: Mapping[str, Any], prefix: str = ""):

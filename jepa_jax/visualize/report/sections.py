@@ -5,13 +5,20 @@ from typing import Any
 
 import numpy as np
 
+from jepa_jax.config import defaults
 from jepa_jax.console import clock
 from jepa_jax.training import doctor
 from jepa_jax.training.doctor import diagnosed
 from jepa_jax.training.goodput import LINES
 from jepa_jax.visualize.report import html
 from jepa_jax.visualize.report.charts import chart, color
-from jepa_jax.visualize.report.record import Record, differences, is_number, plain_settings
+from jepa_jax.visualize.report.record import (
+    Record,
+    all_keys,
+    differences,
+    is_number,
+    plain_settings,
+)
 
 # Curves with words of their own, in their order; the others follow under the names they have.
 CURVES = {
@@ -166,7 +173,7 @@ def settings(runs: Sequence[Record]) -> str:
     """The configs: what differs between the runs, or from the defaults, and the rest on demand."""
     head = ["setting", *(run.name for run in runs)]
     tables = [run.config for run in runs]
-    usual = plain_settings()
+    usual = plain_settings(defaults())
     own = [key for key in differences([usual, *tables]) if any(key in table for table in tables)]
     between = differences(tables)
     if len(runs) > 1:
@@ -177,7 +184,9 @@ def settings(runs: Sequence[Record]) -> str:
         )
     else:
         words = "What the recipe says otherwise than the defaults."
-    rows = [[key, *(_shown(table.get(key)) for table in tables)] for key in usual | tables[0]]
+    rows = [
+        [key, *(_shown(table.get(key)) for table in tables)] for key in all_keys([usual, *tables])
+    ]
     return html.section(
         "Config",
         html.paragraph(words, "pale"),
@@ -189,8 +198,7 @@ def settings(runs: Sequence[Record]) -> str:
 def environment(runs: Sequence[Record]) -> str:
     """Machines and versions, of the newest checkpoint; what differs is marked."""
     tables = [run.environment for run in runs]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    rows = ([key, *(_shown(table.get(key)) for table in tables)] for key in keys)
+    rows = ([key, *(_shown(table.get(key)) for table in tables)] for key in all_keys(tables))
     head = ["", *(run.name for run in runs)]
     return html.section("Environment", html.table(head, rows, differences(tables)))
 
