@@ -6,7 +6,8 @@
 
 hf: a folder for Hugging Face's IJepaModel, with weights, config, image processor and model card.
 reference: a checkpoint of a run for the published PyTorch code to go on with, optimizer included.
-The checkpoint is whatever `jepa_jax.load` reads. Exit codes: 0 finished, 2 wrong input.
+The checkpoint is whatever `jepa_jax.load` reads. Exit codes: 0 finished, 2 wrong input, 74
+a file can't be read or written.
 """
 
 import os

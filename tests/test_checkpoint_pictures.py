@@ -1,12 +1,15 @@
 """What `launch/visualize.py` draws of a checkpoint, and what the pictures are made of."""
 
+import errno
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_jax.errors import UserError
+from jepa_jax.errors import StorageError, UserError
+from jepa_jax.interop import runs
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.masks import Masks
 from jepa_jax.models import transformer
@@ -214,6 +217,18 @@ def test_colours_stay_when_training_turns_the_features():
 def test_scores_of_other_patches_are_refused():
     with pytest.raises(UserError, match="same patches"):
         pca.pca_scores(RNG.normal(size=(2, 5, 8)), np.zeros((2, 6, 3)))
+
+
+def test_storage_that_fails_is_not_taken_for_damage(run, monkeypatch):
+    def refused(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(runs.json, "loads", refused)
+    with pytest.raises(StorageError, match=r"30 cannot be read \(.*Permission denied\)"):
+        find_checkpoint(run)
+    monkeypatch.setattr(runs.ocp.utils, "checkpoint_steps", refused)
+    with pytest.raises(StorageError, match=r"run\d+ cannot be read"):
+        find_checkpoint(run)
 
 
 def test_a_checkpoint_of_its_own_is_read_by_its_step(run):

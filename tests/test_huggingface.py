@@ -14,8 +14,9 @@ import jepa_jax
 from jepa_jax.config import defaults
 from jepa_jax.data.protocol import Example
 from jepa_jax.data.transforms import EvalView
-from jepa_jax.errors import UserError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.ijepa import IJEPA
+from jepa_jax.interop import safetensors_files
 from jepa_jax.interop.huggingface import write_huggingface
 from jepa_jax.interop.model_card import model_card
 from tests.saving import save_run
@@ -118,6 +119,26 @@ def test_the_other_encoder_is_not_there(exported):
 def test_a_folder_that_is_not_empty_is_not_written_over(exported):
     with pytest.raises(UserError, match="is not empty"):
         write_huggingface(jepa_jax.load(exported[0]), exported[1])
+
+
+def test_the_current_folder_is_no_new_one(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no name for a new folder"):
+        write_huggingface(jepa_jax.load(exported[0]), ".")
+
+
+def test_a_folder_that_cannot_be_written(exported, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="out cannot be written"):
+        write_huggingface(jepa_jax.load(exported[0]), tmp_path / "file" / "out")
+
+    def full(*_, **__):
+        raise safetensors_files.extra("safetensors").SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors, "save_file", full)
+    with pytest.raises(StorageError, match=r"out cannot be written \(No space left"):
+        write_huggingface(jepa_jax.load(exported[0]), tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_released_weights_get_the_normalisation_that_they_were_trained_with():

@@ -12,10 +12,11 @@ import pytest
 
 import jepa_jax
 from jepa_jax.config import defaults
-from jepa_jax.errors import UserError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.ijepa import IJEPA
 from jepa_jax.interop.reference import export_encoder, export_predictor
 from jepa_jax.interop.released import write_released
+from jepa_jax.interop.torch_files import write_torch
 from jepa_jax.optim import Schedule
 from jepa_jax.training.setup import build_model
 from tests.saving import save_run
@@ -206,6 +207,13 @@ def changed(run: pathlib.Path, folder: pathlib.Path, **settings) -> pathlib.Path
         content["config"][name] = old | value if isinstance(value, dict) else value
     about.write_text(json.dumps(content))
     return folder
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    (tmp_path / "model.pth.tar.new").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"cannot be written \(.*No space left on device\)"):
+        write_torch(tmp_path / "model.pth.tar", {"weights": torch.zeros(100_000)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_heads_of_an_unusual_size_are_asked_for(released):

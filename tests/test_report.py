@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jepa_jax.config import defaults
-from jepa_jax.errors import UserError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.training.workdir import Workdir
 from jepa_jax.visualize.report.charts import chart
 from jepa_jax.visualize.report.page import page, write_report
@@ -150,6 +150,20 @@ def test_nothing_is_fetched(runs):
     text = page(read_records(runs))
     for outside in ('src="http', 'href="http', "@import", "url(http"):
         assert outside not in text
+
+
+def test_a_picture_that_was_cut_short_does_not_end_the_report(runs):
+    file = pathlib.Path(runs[0]) / "masks.png"
+    file.write_bytes(file.read_bytes()[:60])
+    assert "masks.png can&#x27;t be shown: " in page(read_records(runs))
+
+
+def test_rows_that_cannot_be_read(runs):
+    file = pathlib.Path(runs[0]) / "metrics.jsonl"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(StorageError, match="slow cannot be read"):
+        read_records(runs)
 
 
 def test_a_folder_without_a_run(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_jax.errors import UserError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.visualize import curves, figures, masks, pca
 
 GREY = round(255 * masks.HIDDEN)
@@ -39,6 +39,16 @@ def panel_patches(path, image, grid, panel):
     y = rows[0] + (np.arange(grid[0]) + 0.5) / grid[0] * len(rows)
     x = left + (np.arange(grid[1]) + 0.5) / grid[1] * (right - left)
     return pixels[np.ix_(y.astype(int), x.astype(int))]
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "picture.png"
+    figures.save(figures.figure(1, 1), path)
+    before = path.read_bytes()
+    (tmp_path / "picture.png.new").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"picture\.png cannot be written"):
+        figures.save(figures.figure(2, 2), path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("size", [(8, 16), (224, 448)])

@@ -25,6 +25,7 @@ from jepa_jax.interop.safetensors_files import FILE, read_json, read_weights, wr
 from jepa_jax.models.layers import LAYER_NORM_EPS
 from jepa_jax.models.vit import Encoder
 from jepa_jax.pretrained import Backbone, Pretrained
+from jepa_jax.training.workdir import storage_of
 
 MODEL_TYPE = "ijepa"
 MARK = "jepa_jax"  # our entry in config.json; transformers keeps it
@@ -88,30 +89,35 @@ def write_huggingface(pretrained: Pretrained, folder: os.PathLike) -> None:
 
     Raises:
       UserError: if there is something in the folder.
+      StorageError: if it cannot be written.
     """
     folder = pathlib.Path(folder)
     refuse_overwriting(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    encoder, channels = pretrained.backbone.encoder, pretrained.view.channels
+    layout = huggingface_layout(encoder, channels, pretrained.grid)
     temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)  # of an attempt that was killed
-    temporary.mkdir()
-    try:
-        encoder, channels = pretrained.backbone.encoder, pretrained.view.channels
-        layout = huggingface_layout(encoder, channels, pretrained.grid)
-        write_weights(temporary / FILE, write(pretrained.params, layout))
-        (temporary / "config.json").write_text(_json(_config(pretrained)))
-        (temporary / "preprocessor_config.json").write_text(_json(_preprocessor(pretrained)))
-        (temporary / "README.md").write_text(model_card(pretrained))
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with storage_of(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of an attempt that was killed
+        temporary.mkdir()
+        try:
+            write_weights(temporary / FILE, write(pretrained.params, layout))
+            (temporary / "config.json").write_text(_json(_config(pretrained)))
+            (temporary / "preprocessor_config.json").write_text(_json(_preprocessor(pretrained)))
+            (temporary / "README.md").write_text(model_card(pretrained))
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def refuse_overwriting(folder: os.PathLike) -> None:
-    """Raises UserError if there is something in the folder."""
+    """Raises UserError if there is something in the folder, or it is the current one."""
     folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty: name another folder")
+    if not folder.name:  # it comes into its place whole, which would take the current one away
+        raise UserError(f"{folder} is no name for a new folder: name one, such as digits_hf")
+    with storage_of(folder, "read"):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty: name another folder")
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[Encoder, tuple[int, int], int]:

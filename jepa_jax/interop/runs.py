@@ -18,6 +18,7 @@ from jepa_jax.training.changes import stored_config
 from jepa_jax.training.checksums import checksums
 from jepa_jax.training.setup import build_model
 from jepa_jax.training.storage import absolute, is_storage_failure, side_by_side, summary
+from jepa_jax.training.workdir import storage_of
 
 PARTS = {"target": ("target",), "context": ("params", "encoder")}
 
@@ -64,18 +65,28 @@ def read_run(path: os.PathLike, part: str) -> Pretrained:
 
 
 def find_checkpoint(path: os.PathLike) -> Checkpoint:
-    """The newest of a run, or the one that the path names."""
-    path = absolute(epath.Path(path))
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    if not (folder / "state").is_dir():
-        steps = ocp.utils.checkpoint_steps(folder)
-        if not steps:
-            raise UserError(f"{path} has no checkpoint: name the folder of a run that saved one")
-        folder = folder / str(max(steps))
+    """The newest of a run, or the one that the path names.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+      StorageError: if storage cannot be reached.
+    """
+    path = absolute(epath.Path(path).expanduser())
+    with storage_of(path, "read"):
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        if not (folder / "state").is_dir():
+            steps = ocp.utils.checkpoint_steps(folder)
+            if not steps:
+                raise UserError(
+                    f"{path} has no checkpoint: name the folder of a run that saved one"
+                )
+            folder = folder / str(max(steps))
     try:
         about = json.loads((folder / "about" / "metadata").read_text())
         step, _ = int(folder.name), about["config"]["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_storage_failure(error):
+            raise StorageError(f"{folder} cannot be read ({summary(error)})") from None
         raise UserError(f"{folder} is no checkpoint of a run, or damaged ({error!r})") from None
     return Checkpoint(folder, about, _results(folder.parent.parent / "results.json", step))
 

@@ -35,10 +35,14 @@ def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
-    # Transformers refuses files that do not name their framework.
+    """Raises OSError if that can't be done."""
     path.touch()
     mode = path.stat().st_mode
-    extra("safetensors.numpy").save_file(tensors, path, metadata={"format": "pt"})
+    try:
+        # Transformers refuses files that do not name their framework.
+        extra("safetensors.numpy").save_file(tensors, path, metadata={"format": "pt"})
+    except extra("safetensors").SafetensorError as error:
+        raise OSError(str(error)) from None
     path.chmod(mode)  # as any other file's; it would be for its owner only
 
 

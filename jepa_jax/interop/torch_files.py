@@ -8,6 +8,8 @@ from typing import Any
 
 from jepa_jax.errors import UserError
 from jepa_jax.interop.extras import extra
+from jepa_jax.training.storage import summary
+from jepa_jax.training.workdir import storage_of
 
 
 def read_torch(path: os.PathLike) -> Any:
@@ -40,12 +42,20 @@ def read_torch(path: os.PathLike) -> Any:
 
 
 def write_torch(path: os.PathLike, content: Any) -> None:
-    """Writes a file that is either whole or not there."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file that is either whole or not there.
+
+    Raises:
+      StorageError: if it cannot be written.
+    """
+    path, torch = pathlib.Path(path), extra("torch")
     temporary = path.with_name(f"{path.name}.new")
-    try:
-        extra("torch").save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+            temporary.replace(path)
+        except RuntimeError as error:  # PyTorch's, while it handles the one of the disk
+            raise OSError(summary(error.__context__ or error)) from None
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What the pictures share: figures without pyplot, and images on panels."""
 
+import io
 import os
 
 import numpy as np
@@ -11,7 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from jepa_jax.atomic import write_bytes
 from jepa_jax.errors import UserError
+from jepa_jax.training.workdir import storage_of
 
 PANEL = 1.4  # inches: the width of one image in a grid of panels
 INK = "#333333"  # of text and axes
@@ -26,11 +29,16 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(fig: Figure, path: str | os.PathLike) -> None:
-    """Writes a PNG; makes the folder if need be."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        fig.savefig(file, format="png", dpi=200)
+    """Writes a PNG; makes the folder if need be.
+
+    Raises:
+      StorageError: if it cannot be written; a picture that was there is there still.
+    """
+    path, data = epath.Path(path), io.BytesIO()
+    fig.savefig(data, format="png", dpi=200)
+    with storage_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, data.getvalue())
 
 
 def panels(rows: int, titles: list[str], aspect: float) -> tuple[Figure, np.ndarray]:

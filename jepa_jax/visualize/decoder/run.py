@@ -18,6 +18,7 @@ from jepa_jax.data.sources import Source, open_source
 from jepa_jax.data.subset import spread, subset
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.training.signals import StopWish
+from jepa_jax.training.workdir import storage_of
 from jepa_jax.visualize.decoder.agreement import Agreement, agreement
 from jepa_jax.visualize.decoder.batches import key_of
 from jepa_jax.visualize.decoder.fit import Settings, fit
@@ -66,6 +67,7 @@ def train_decoder(
 
     Raises:
       UserError: if checkpoint, images or the folder's decoder can't be read, or do not fit.
+      StorageError: if the folder can't be written.
     """
     settings, asked = settings or Settings(), asked or Asked()
     trained = read_trained(path)
@@ -120,7 +122,8 @@ def _report(
         "sketches": MEASURED,
         **{name: measured._asdict() for name, measured in found.items()},
     }
-    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    with storage_of(out / "results.json"):
+        write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     table = Table(title=f"Sketches and true blocks of {images} images", title_justify="left")
     table.add_column("mean of blocks")
     for name in found:

@@ -50,9 +50,12 @@ def details(summary: str, body: str) -> str:
 
 
 def picture(file: epath.Path, caption: str) -> str:
-    """An image inside the page, made smaller if it is very large."""
-    with file.open("rb") as opened, Image.open(opened) as image:
-        shown = image.convert("RGB")
+    """An image inside the page, made smaller if it is very large; or that it can't be read."""
+    try:
+        with file.open("rb") as opened, Image.open(opened) as image:
+            shown = image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's for damage within
+        return paragraph(f"{file.name} can't be shown: {error}", "pale")
     shown.thumbnail((WIDEST, 10 * WIDEST))
     data = io.BytesIO()
     shown.save(data, "WEBP", quality=85)

@@ -15,7 +15,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.training.changes import stored_config
 from jepa_jax.training.goodput import Account, goodput, tells_of_time
-from jepa_jax.training.workdir import Workdir
+from jepa_jax.training.workdir import Workdir, storage_of
 
 Row = Mapping[str, Any]
 MESH = ("mesh.replica", "mesh.fsdp", "mesh.tensor")
@@ -112,7 +112,11 @@ def read_records(paths: Sequence[str]) -> list[Record]:
     while len({tuple(part[-length:]) for part in parts}) < len(parts):
         length += 1
     names = ["/".join(part[-length:]) for part in parts]
-    return [read_record(path, name) for path, name in zip(paths, names, strict=True)]
+    found = []
+    for path, name in zip(paths, names, strict=True):
+        with storage_of(path, "read"):
+            found.append(read_record(path, name))
+    return found
 
 
 def differences(tables: Sequence[Mapping[str, Any]]) -> list[str]:
