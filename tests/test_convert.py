@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import jepa_jax
+from jepa_jax.errors import UserError
+from jepa_jax.interop.convert import to_huggingface, to_reference
+from jepa_jax.interop.runs import find_checkpoint
 from tests.commands import launch
 from tests.saving import save_run
 from tests.tiny import tiny
@@ -27,6 +30,18 @@ def test_a_run_becomes_a_folder(tmp_path):
     back = jepa_jax.load(tmp_path / "out", "context")
     np.testing.assert_equal(back.params, jepa_jax.load(tmp_path / "run", "context").params)
     assert (back.backbone.mean, back.backbone.std) == ((0.25,), (1.0,))
+
+
+def test_a_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save_run(tmp_path / "run", tiny())
+    assert find_checkpoint("~/run").folder == tmp_path / "run" / "checkpoints" / "30"
+    to_huggingface("~/run", "~/out")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "run"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is there already"):
+        to_reference("~/run", "~/file")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """From one implementation's files to another's, and a line that says what came of it."""
 
+import os
+
 from jepa_jax.interop.huggingface import refuse_overwriting, write_huggingface
 from jepa_jax.interop.load import load
 from jepa_jax.interop.released import write_released
@@ -15,6 +17,7 @@ def to_huggingface(
     std: list[str] | None = None,
 ) -> None:
     """What `load` reads becomes a folder for `IJepaModel.from_pretrained`."""
+    folder = os.path.expanduser(folder)
     refuse_overwriting(folder)  # before the work
     found = load(checkpoint, encoder, heads=heads, mean=mean, std=std)
     write_huggingface(found, folder)
@@ -24,5 +27,6 @@ def to_huggingface(
 
 def to_reference(checkpoint: str, file: str) -> None:
     """A run's checkpoint becomes one that the published PyTorch code goes on with."""
+    file = os.path.expanduser(file)
     epoch = write_released(checkpoint, file)
     print(f"{file} holds {checkpoint}; the published PyTorch code goes on after epoch {epoch}")
