@@ -14,9 +14,8 @@ from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.masks import Masks
 from jepa_jax.models import transformer
 from jepa_jax.models.attention import attention
-from jepa_jax.visualize import checkpoint
+from jepa_jax.visualize import checkpoint, pca
 from jepa_jax.visualize import map as maps
-from jepa_jax.visualize import pca
 from jepa_jax.visualize.attention import attention_weights
 from jepa_jax.visualize.checkpoint import PICTURES, visualize
 from jepa_jax.visualize.prediction import block_agreement
@@ -192,6 +191,33 @@ def test_a_map_puts_like_images_together():
 def test_a_map_of_too_few_images_is_refused():
     with pytest.raises(UserError, match="5 or more"):
         maps.tsne(np.zeros((4, 8)))
+
+
+def test_a_map_of_features_that_are_all_the_same_is_refused():
+    with pytest.raises(UserError, match="the features of all images are the same"):
+        maps.tsne(np.full((9, 8), 0.1, np.float32))
+
+
+def test_a_map_of_few_images_is_left_out_unless_it_is_asked_for(run, tmp_path, monkeypatch, capsys):
+    for name in [*PICTURES][:-1]:
+        monkeypatch.setitem(checkpoint.PICTURES, name, lambda *_: None)
+    monkeypatch.setattr(checkpoint, "_steps", lambda *_: None)
+    files = visualize(run, out=tmp_path, images=3, bank=40, data=few(tmp_path, 7))
+    assert [file.stem for file in files] == [*[*PICTURES][:-1], "steps"]
+    assert "map is left out: a map of 4 images" in capsys.readouterr().out
+    with pytest.raises(UserError, match="a map of 4 images"):
+        visualize(run, ["map"], images=3, bank=40, data=few(tmp_path, 7))
+
+
+def test_without_others_to_compare_with(run, tmp_path):
+    with pytest.raises(UserError, match=r"all 3 images are shown and none is left .*: set --"):
+        visualize(run, ["similarity"], images=8, data=few(tmp_path, 3))
+
+
+def few(folder, count: int) -> dict[str, str]:
+    """The data section of a run on so many images."""
+    np.savez(folder / "few.npz", images=RNG.integers(0, 256, (count, 8, 8), np.uint8))
+    return {"source": "npz", "path": str(folder / "few.npz"), "test_split": ""}
 
 
 def test_thumbnails_do_not_overlap():

@@ -20,7 +20,7 @@ from jepa_jax.data.subset import spread, subset
 from jepa_jax.errors import UserError, did_you_mean
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.visualize.attention import attention_overview, attention_weights
-from jepa_jax.visualize.map import feature_map, tsne
+from jepa_jax.visualize.map import NoMap, feature_map, tsne
 from jepa_jax.visualize.masks import mask_overlay
 from jepa_jax.visualize.pca import pca_overview, pca_steps
 from jepa_jax.visualize.prediction import block_agreement, prediction_overview
@@ -53,6 +53,11 @@ class Scene:
     @functools.cached_property
     def bank_images(self) -> np.ndarray:
         """(m, H, W, C) uint8"""
+        if not len(self.others):
+            raise UserError(
+                f"all {len(self.source)} images are shown and none is left to compare with: set"
+                " --images lower"
+            )
         return self._read(self.others)
 
     @functools.cached_property
@@ -149,7 +154,8 @@ def visualize(
 
     Args:
       path: the run's folder, or one of its checkpoints; else it is the newest.
-      what: keys of PICTURES, or "steps": PCA maps at all checkpoints that are kept. None: all.
+      what: keys of PICTURES, or "steps": PCA maps at all checkpoints that are kept. None: all,
+        but for a map where none can be made.
       out: the folder to write into; None: `pictures` in the run's.
       images: to show; at most half of them all.
       bank: other images to compare with.
@@ -181,12 +187,19 @@ def visualize(
     scene = Scene(trained, source, shown, others[:bank])
     console, files = new_console(), []
     for name in what or known:
-        files.append(out / f"{name}.png")
-        if name == STEPS:
-            _steps(scene, folder, files[-1])
-        else:
-            PICTURES[name](scene, files[-1])
-        say(console, f"{name}: {files[-1]}")
+        file = out / f"{name}.png"
+        try:
+            if name == STEPS:
+                _steps(scene, folder, file)
+            else:
+                PICTURES[name](scene, file)
+        except NoMap as problem:
+            if what:
+                raise
+            say(console, f"{name} is left out: {problem}")
+            continue
+        files.append(file)
+        say(console, f"{name}: {file}")
     return files
 
 

@@ -16,16 +16,22 @@ SIDE = 7.0  # inches
 THUMBNAIL = 0.3  # inches
 
 
+class NoMap(UserError):
+    """Images that no map can be made of."""
+
+
 def tsne(features: Float[np.ndarray, "n D"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
     """Places in 0..1 × 0..1 (t-SNE, van der Maaten & Hinton 2008, of scikit-learn).
 
     Neighbours mean something; distances between groups, and their sizes, do not.
 
     Raises:
-      UserError: for fewer than 5 images.
+      NoMap: for fewer than 5 images, or if their features are all the same.
     """
     if len(features) < 5:
-        raise UserError(f"a map of {len(features)} images says nothing: give 5 or more")
+        raise NoMap(f"a map of {len(features)} images says nothing: give 5 or more")
+    if not np.ptp(features, axis=0).any():
+        raise NoMap("the features of all images are the same, which have no map")
     perplexity = min(30.0, (len(features) - 1) / 3)
     places = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(features)
     low, high = places.min(0), places.max(0)
