@@ -16,6 +16,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.masks import Masks
 from jepa_jax.visualize.decoder import flow, store
 from jepa_jax.visualize.decoder.agreement import as_image, on_image, seam
+from jepa_jax.visualize.decoder.batches import Batches
 from jepa_jax.visualize.decoder.fit import Settings, fit
 from jepa_jax.visualize.decoder.run import Asked, train_decoder
 from jepa_jax.visualize.decoder.sketches import Artist
@@ -200,6 +201,11 @@ def test_a_model_and_its_beginning_are_drawn_and_measured(run, tmp_path):
     assert found["trained"].seam_real == found["untrained"].seam_real > 0
     with Image.open(tmp_path / "sketches.png") as image:
         assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_too_few_images_for_a_batch(trained, source):
+    with pytest.raises(UserError, match=r"fewer than a batch: set --batch_size, now 9999"):
+        Batches(trained.config, source, seed=0, batch_size=9999)
 
 
 def test_a_wish_to_stop_ends_the_command_after_the_step(run, tmp_path):

@@ -2,16 +2,20 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jepa_jax.config import defaults
+from jepa_jax import masks
+from jepa_jax.config import defaults, mask_spec
 from jepa_jax.data import decoding
 from jepa_jax.data.sources import ArraySource, open_source
 from jepa_jax.data.survey import survey
 from jepa_jax.errors import UserError
+from jepa_jax.training.setup import purpose_key
+from jepa_jax.visualize import data
 from jepa_jax.visualize.data import inspect_data
 from tests.pictures import photo
 
@@ -89,6 +93,16 @@ def test_report_and_picture(photos, tmp_path, capsys):
     assert "c.data.mean = (0.5" in printed
     with Image.open(tmp_path / "out" / "batch.png") as image:
         assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_the_masks_are_those_of_the_run(photos, tmp_path, monkeypatch):
+    photos.train.draws = 2
+    shown = []
+    monkeypatch.setattr(data, "mask_overlay", lambda images, drawn, *_: shown.append(drawn))
+    data.draw_batch(photos, tmp_path / "batch.png")
+    key = jax.random.fold_in(purpose_key(photos.seed, "masks"), 0)
+    of_the_run = masks.sample(key, mask_spec(photos), 4, draws=2)
+    np.testing.assert_array_equal(shown[0].targets, of_the_run.targets[:, 0])
 
 
 def test_a_large_split_is_sampled(photos, tmp_path, capsys):

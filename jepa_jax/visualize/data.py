@@ -45,14 +45,17 @@ def inspect_data(config: ConfigDict, folder: epath.PathLike, most: int) -> None:
 
 
 def draw_batch(config: ConfigDict, path: epath.Path) -> None:
-    """The first images of the first batch, as the run would crop and mask them."""
+    """The first images of the first batch as the run would crop them, with their first masks."""
     source = open_source(config.data, config.data.train_split)
     size = min(config.train.batch_size, len(source))
     batches = TrainBatches(source, config.data, seed=config.seed, batch_size=size)
     with masks.on_host():
         key = jax.random.fold_in(purpose_key(config.seed, "masks"), 0)
     images = batches[0]["images"][:ROWS]
-    drawn = masks.sample(key, mask_spec(config), len(images))
+    draws = config.train.draws
+    drawn = masks.sample(key, mask_spec(config), len(images), draws=draws)
+    if draws > 1:
+        drawn = masks.Masks(*(x[:, 0] for x in drawn))
     mask_overlay(images, drawn, grid(config), path)
 
 

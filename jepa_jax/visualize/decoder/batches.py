@@ -11,6 +11,7 @@ from jepa_jax import ijepa, masks
 from jepa_jax.config import mask_spec
 from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.sources import Source
+from jepa_jax.errors import UserError
 from jepa_jax.training.setup import purpose_key
 
 
@@ -24,9 +25,17 @@ class Batches:
 
     Images are whole, or cut to the proportions of the model's, as those are that are drawn later;
     masks are as in pre-training.
+
+    Raises:
+      UserError: if the source is shorter than a batch.
     """
 
     def __init__(self, config: ConfigDict, source: Source, seed: int, batch_size: int):
+        if len(source) < batch_size:
+            raise UserError(
+                f"the source has {len(source)} images, fewer than a batch: set --batch_size, now"
+                f" {batch_size}, to {len(source)} or less"
+            )
         data = config.data.copy_and_resolve_references()
         height, width = data.image_size
         data.update(crop_scale=(1.0, 1.0), crop_aspect=(width / height,) * 2)
