@@ -50,7 +50,8 @@ def exported(tmp_path_factory):
     run, folder = (tmp_path_factory.mktemp(name) for name in ("run", "exported"))
     config = tiny()
     config.data.path = "/home/somebody/photos"
-    config.data.eval_crop = 0.8
+    config.data.eval_crop = 0.875  # of 8 pixels, of which the processor makes 9: 0.889
+    config.data.interpolation = "bicubic"
     save_run(run, config)
     accuracy = {"trained target encoder": {"knn": 0.5, "linear": 0.625}}
     (run / "results.json").write_text(json.dumps({"step": 30, "accuracy": accuracy}))
@@ -292,6 +293,17 @@ class TestWithTransformers:
         with torch.no_grad():
             expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2)).last_hidden_state
         np.testing.assert_allclose(ours.patch_features(images), expected, atol=1e-5)
+
+    def test_the_processor_of_images_that_are_not_square(self, transformers, tmp_path):
+        ours = jepa_jax.load(RECORDED, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]).resized((24, 40))
+        ours = dataclasses.replace(ours, view=EvalView((24, 40), 3, 0.8))
+        write_huggingface(ours, tmp_path / "ours")
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "ours")
+        pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+        seen = ours.view(Example(pixels, None, "noise"))
+        normal = (seen / 255 - ours.backbone.mean) / ours.backbone.std
+        theirs = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(theirs[0].transpose(1, 2, 0), normal, atol=1e-6)
 
     def test_the_processor_crops_and_normalises_as_in_evaluation(self, transformers, tmp_path):
         ours = jepa_jax.load(RECORDED, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])

@@ -32,6 +32,7 @@ def config():
     told, c = json.loads(str(RECORDED["config"])), defaults()
     c.data.image_size = (told["image_size"], told["image_size"])
     c.data.eval_crop = 0.8
+    c.data.interpolation = "bicubic"
     c.model.patch_size = told["patch_size"]
     c.model.width, c.model.depth = told["embed_dim"], told["depth"]
     c.model.heads = told["num_heads"]

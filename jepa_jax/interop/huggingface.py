@@ -78,7 +78,7 @@ def read_huggingface(folder: os.PathLike, hints: Hints) -> Pretrained:
     return Pretrained(
         Backbone(encoder, mean, std),
         params,
-        _view(size, channels, processor),
+        _view(size, channels, processor, mark),
         mark.get("encoder", ""),
         about,
     )
@@ -181,8 +181,12 @@ def _normalization(
     return IJEPA.mean, IJEPA.std
 
 
-def _view(size: tuple[int, int], channels: int, processor: Mapping[str, Any]) -> EvalView:
-    """The centre crop that the processor of a folder of ours takes, else the usual one."""
+def _view(
+    size: tuple[int, int], channels: int, processor: Mapping[str, Any], mark: Mapping[str, Any]
+) -> EvalView:
+    """The centre crop that we noted, else the processor's where it is like ours, or the usual."""
+    if "eval_crop" in mark:
+        return EvalView(size, channels, mark["eval_crop"], mark["interpolation"])
     match processor:
         case {"size": {"shortest_edge": int(edge)}, "resample": int(resample)} if edge >= max(size):
             names = {int(filter): name for name, filter in FILTERS.items()}
@@ -191,7 +195,8 @@ def _view(size: tuple[int, int], channels: int, processor: Mapping[str, Any]) ->
 
 
 def _config(pretrained: Pretrained) -> dict[str, Any]:
-    encoder, (height, width) = pretrained.backbone.encoder, pretrained.view.size
+    encoder, view = pretrained.backbone.encoder, pretrained.view
+    height, width = view.size
     return {
         "architectures": ["IJepaModel"],
         "model_type": MODEL_TYPE,
@@ -201,25 +206,34 @@ def _config(pretrained: Pretrained) -> dict[str, Any]:
         "intermediate_size": round(encoder.width * encoder.mlp_ratio),
         "image_size": height if height == width else [height, width],
         "patch_size": encoder.patch_size,
-        "num_channels": pretrained.view.channels,
+        "num_channels": view.channels,
         **BUILT_IN,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
         "torch_dtype": "float32",
-        MARK: {"version": jepa_jax.__version__, "encoder": pretrained.part},
+        MARK: {
+            "version": jepa_jax.__version__,
+            "encoder": pretrained.part,
+            "eval_crop": view.share,
+            "interpolation": view.interpolation,
+        },
     }
 
 
 def _preprocessor(pretrained: Pretrained) -> dict[str, Any]:
-    """Shrink so that the crop is `view.share` of the short side, crop, normalise as in training."""
+    """Resize so that the crop is `view.share` of the image, crop, normalise as in training.
+
+    For images that are not square it knows no such resize but one that stretches.
+    """
     view = pretrained.view
     height, width = view.size
+    larger = {"height": round(height / view.share), "width": round(width / view.share)}
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": view.channels == 3,
         "do_resize": True,
-        "size": {"shortest_edge": round(max(height, width) / view.share)},
+        "size": {"shortest_edge": larger["height"]} if height == width else larger,
         "resample": int(FILTERS[view.interpolation]),
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},

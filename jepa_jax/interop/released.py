@@ -53,7 +53,8 @@ def read_released(path: os.PathLike, part: str, hints: Hints) -> Pretrained:
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else "something else"
         raise UserError(f"{path} is no I-JEPA checkpoint: it has no {key}, but {found[:200]}")
-    told = {"mean": IJEPA.mean, "std": IJEPA.std, "heads": None, "eval_crop": EvalView.share}
+    told = {"mean": IJEPA.mean, "std": IJEPA.std, "heads": None}
+    told |= {"eval_crop": EvalView.share, "interpolation": EvalView.interpolation}
     told |= content.get(TOLD) or {}
     if hints.heads is None:
         hints = hints._replace(heads=told["heads"])
@@ -67,7 +68,7 @@ def read_released(path: os.PathLike, part: str, hints: Hints) -> Pretrained:
     except UserError as error:
         raise UserError(f"{path}, {key}: {error}") from None
     size = tuple(side * encoder.patch_size for side in grid)
-    view = EvalView(size, channels, told["eval_crop"])
+    view = EvalView(size, channels, told["eval_crop"], told["interpolation"])
     about = {"source": pathlib.Path(path).name}
     return Pretrained(Backbone(encoder, mean, std), params, view, part, about)
 
@@ -140,6 +141,7 @@ def write_released(run: os.PathLike, path: os.PathLike) -> int:
                 "mean": list(model.mean),
                 "std": list(model.std),
                 "eval_crop": config.data.eval_crop,
+                "interpolation": config.data.interpolation,
             },
         },
     )
