@@ -169,14 +169,23 @@ def test_parts_are_joined_and_their_classes_merged(tmp_path, lay_out):
     ("parts", "classes", "expected"),
     [
         (["cat/1.jpg cat/2.jpg", "cat/3.jpg dog/4.jpg"], ("cat", "dog"), [0, 0, 0, 1]),
-        (["cat/1.jpg cat/2.jpg", "dog/3.jpg"], ("cat", "dog"), [0, 0, 1]),
+        (["cat/1.jpg dog/2.jpg", "eel/3.jpg"], ("cat", "dog", "eel"), [0, 1, 2]),
         (["cat/in/1.jpg cat/out/2.jpg", "cat/in/3.jpg dog/in/4.jpg"], ("cat", "dog"), [0, 0, 0, 1]),
-        (["all/cat/1.jpg", "all/dog/in/2.jpg all/dog/3.jpg"], ("cat", "dog"), [0, 1, 1]),
+        (["dog/in/1.jpg dog/2.jpg", "cat/3.jpg dog/4.jpg"], ("cat", "dog"), [1, 1, 0, 1]),
         (["a/cat/1.jpg a/dog/2.jpg", "b/dog/3.jpg"], ("cat", "dog"), [0, 1, 1]),
-        (["a/all/cat/1.jpg a/all/dog/2.jpg", "b/all/cat/3.jpg"], ("cat", "dog"), [0, 1, 0]),
-        (["b/cat/1.jpg", "b/cat/2.jpg"], None, None),
+        (["a/all/cat/1.jpg a/all/dog/2.jpg", "b/all/eel/3.jpg"], ("cat", "dog", "eel"), [0, 1, 2]),
+        (["cat/1.jpg dog/2.jpg", "b/cat/3.jpg b/dog/4.jpg"], ("cat", "dog"), [0, 1, 0, 1]),
+        (
+            ["a/cat/1.jpg a/dog/2.jpg", "a/cat/3.jpg", "b/cat/4.jpg b/dog/5.jpg"],
+            *(("cat", "dog"), [0, 1, 0, 0, 1]),
+        ),
+        (["b/1.jpg", "2.jpg", "c/x/3.jpg"], None, None),
+        (["a/1.jpg a/2.jpg", "b/1.jpg"], None, None),
     ],
-    ids=["one class", "each its own", "deeper", "shared outer", "own outer", "both", "none"],
+    ids=[
+        *("one class", "another class", "deeper", "beside", "own outer", "two outer"),
+        *("some outer", "some of several outer", "flat", "each its own"),
+    ],
 )
 def test_class_folders_are_seen_over_all_parts(tmp_path, lay_out, parts, classes, expected):
     for number, names in enumerate(parts):

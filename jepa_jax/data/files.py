@@ -11,15 +11,7 @@ import numpy as np
 from jepa_jax.data.archives import COMPRESSED, Archive, Tar, Zip
 from jepa_jax.data.descriptors import allow, too_many_files
 from jepa_jax.data.joined import joined
-from jepa_jax.data.names import (
-    SUFFIXES,
-    Names,
-    class_of_each,
-    is_image,
-    is_visible,
-    normal,
-    outer_folders,
-)
+from jepa_jax.data.names import SUFFIXES, Names, classes_of, is_image, is_visible, normal
 from jepa_jax.data.protocol import Example, Indices, Labels, Source
 from jepa_jax.errors import UserError
 
@@ -46,13 +38,13 @@ class FileSource:
     """Image files; the bytes are read when an example is asked for. `names` are their paths.
 
     Args:
-      outer: how many folders lie around the class folders.
+      each: the class of every file, if they have one.
     """
 
-    def __init__(self, found: Folder | Archive, outer: int):
+    def __init__(self, found: Folder | Archive, each: Sequence[str] | None):
         self._files, self.names = found, found.names
         self._labels = self.classes = None
-        if (each := class_of_each(found.names, outer, found.path)) is not None:
+        if each is not None:
             self.classes = tuple(sorted(set(each)))
             number = {name: label for label, name in enumerate(self.classes)}
             self._labels = np.fromiter(map(number.get, each), np.int32, len(each))
@@ -75,10 +67,10 @@ def open_files(paths: Sequence[Path]) -> Source:
 
     Which folders are classes is seen over all of them: one alone may hold a single class.
     """
-    allow(len(paths))  # an archive stays open
+    allow(sum(not path.is_dir() for path in paths))  # an archive stays open
     found = [_find(path) for path in paths]
-    outer = outer_folders([part.names for part in found])
-    return joined([FileSource(part, outer) for part in found])
+    classes = classes_of([part.names for part in found], paths)
+    return joined([FileSource(part, each) for part, each in zip(found, classes, strict=True)])
 
 
 def _find(path: Path) -> Folder | Archive:

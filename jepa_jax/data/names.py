@@ -3,7 +3,8 @@
 import itertools
 import posixpath
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,57 +57,60 @@ def is_visible(part: str) -> bool:
     return not part.startswith(".") and part != "__MACOSX"
 
 
-def outer_folders(parts: Sequence[Sequence[str]]) -> int:
-    """How many folders lie around the class folders, seen over all the parts of a data set.
+def classes_of(parts: Sequence[Sequence[str]], paths: Sequence[Path]) -> Iterator[list[str] | None]:
+    """The class of every file of each part, or None for a part without.
 
-    One that all files share is none of the classes (`train/` in `train/cat/1.png`,
-    `train/dog/2.png`), nor is one that each part has for itself around its folders, as an archive
-    often has. The names of a part are sorted by what `normal` makes of them.
+    Its classes are the folders of the first level at which a part has several. All files of a part
+    that lie in one folder are of that class if another part has it, or others at its level.
 
-    >>> outer_folders([["train/cat/1.png", "train/dog/new/2.png"]])
-    1
-    >>> outer_folders([["cat/1.png"], ["dog/2.png"]])
-    0
-    >>> outer_folders([["a/cat/1.png", "a/dog/2.png"], ["b/cat/3.png"]])
-    1
+    Args:
+      parts: names, sorted by what `normal` makes of them.
+      paths: what to call each part in errors.
+
+    Raises:
+      UserError: for files beside class folders.
+
+    >>> list(classes_of([["train/cat/1.png", "train/dog/new/2.png"]], ["pets.zip"]))
+    [['cat', 'dog']]
+    >>> list(classes_of([["train/1.png", "train/2.png"]], ["pets.zip"]))
+    [None]
+    >>> list(classes_of([["cat/1.png", "dog/2.png"], ["cat/new/3.png"]], ["a.zip", "b.zip"]))
+    [['cat', 'dog'], ['cat']]
     """
-    around = [_shared_folders(names) for names in parts]
-    count = len(_common(around))
-    own = {tuple(folders[count : count + 1]) for folders in around}
-    if len(parts) > 1 and len(own) == len(parts) and () not in own:
-        names = (normal(name) for part in parts for name in part)
-        if all(name.count("/") > count + 1 for name in names):
-            count += 1
-            count += len(_common([folders[count:] for folders in around]))
-    return count
+    shared = [_shared_folders(names) for names in parts]
+    below = [_folders_below(around, names) for around, names in zip(shared, parts, strict=True)]
+    several = [folders for folders in below if None not in folders]
+    known = Counter(name for folders in several for name in set(folders))
+    levels = {
+        len(around) for around, folders in zip(shared, below, strict=True) if None not in folders
+    }
+    for path, names, around, folders in zip(paths, parts, shared, below, strict=True):
+        own = set(folders)
+        of_others = [name for name in around if known[name] > (None not in own and name in own)]
+        if own == {None} and not of_others and len(levels) == 1:
+            of_others = around[min(levels) :]
+        if of_others:
+            yield [of_others[0]] * len(folders)
+        elif own == {None}:
+            yield None
+        elif None in own:
+            name = "/".join(_parts(names[folders.index(None)])[len(around) :])
+            raise UserError(f"{path} has images beside class folders: move {name!r} into a folder")
+        else:
+            yield folders
 
 
 def _shared_folders(names: Sequence[str]) -> list[str]:
     # Those that the first and the last of sorted names share, all share.
-    ends = [normal(name).split("/")[:-1] for name in (names[0], names[-1])]
-    return _common(ends)
+    levels = zip(_parts(names[0])[:-1], _parts(names[-1])[:-1], strict=False)
+    return [first for first, _ in itertools.takewhile(lambda level: level[0] == level[1], levels)]
 
 
-def _common(paths: Sequence[list[str]]) -> list[str]:
-    """The folders that all of them begin with."""
-    levels = zip(*paths, strict=False)
-    return [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
+def _folders_below(around: list[str], names: Sequence[str]) -> list[str | None]:
+    """The folder within those around it that each file is in; None for a file in no other."""
+    inner = (_parts(name)[len(around) :] for name in names)
+    return [sys.intern(top) if below else None for top, *below in inner]
 
 
-def class_of_each(names: Sequence[str], outer: int, path: Path) -> list[str] | None:
-    """The class of every file: its folder within so many outer ones; None if no file is in one.
-
-    Files beside class folders raise UserError, naming `path` and a file.
-
-    >>> class_of_each(["train/cat/1.png", "train/dog/new/2.png"], 1, "pets.zip")
-    ['cat', 'dog']
-    >>> class_of_each(["train/1.png", "train/2.png"], 1, "pets.zip")
-    """
-    inner = (normal(name).split("/")[outer:] for name in names)
-    classes = [sys.intern(top) if below else None for top, *below in inner]
-    if not any(classes):
-        return None
-    if None in classes:
-        name = normal(names[classes.index(None)]).split("/", outer)[-1]
-        raise UserError(f"{path} has images beside class folders: move {name!r} into a folder")
-    return classes
+def _parts(name: str) -> list[str]:
+    return normal(name).split("/")
