@@ -165,7 +165,8 @@ def test_a_probe_that_a_crash_cut_short_is_done_again(finished, tmp_path, monkey
     assert goodput(events(tmp_path)).repeated == 0
 
 
-def test_two_at_once_are_refused(finished):
+def test_two_at_once_are_refused(finished, monkeypatch):
+    monkeypatch.setattr("jepa_jax.training.workdir.PATIENCE", 0.1)
     with (
         Workdir(finished).lock(),
         pytest.raises(UserError, match=f"another process is training in {finished}: let it"),

@@ -41,7 +41,8 @@ def test_all_that_a_run_writes_is_found_again(folder):
     assert again.results() == {"step": 2, "accuracy": {}}
 
 
-def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
+def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("jepa_jax.training.workdir.PATIENCE", 0.1)
     program = (
         "import sys, time; from jepa_jax.training.workdir import Workdir\n"
         "with Workdir(sys.argv[1]).lock(): print('held', flush=True); time.sleep(60)"
@@ -57,6 +58,9 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
         with Workdir(tmp_path, writes=False).lock():
             pass
         process.kill()
+        monkeypatch.setattr("jepa_jax.training.workdir.PATIENCE", 60)
+        with Workdir(tmp_path).lock():  # waits for its end
+            pass
     with Workdir(tmp_path).lock():
         pass
 

@@ -6,8 +6,9 @@ import functools
 import json
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -17,6 +18,7 @@ from jepa_jax.training.changes import Change
 from jepa_jax.training.jsonlines import JsonLines, parsed
 from jepa_jax.training.storage import is_bucket, is_refusal, summary
 
+PATIENCE = 120.0  # seconds for another process in the same folder to end
 GOES_ON = "the same command goes on when it can be"
 
 
@@ -48,23 +50,37 @@ class Workdir:
     def lock(self) -> Iterator[None]:
         """Keeps other processes from training here at the same time; ends with this one.
 
-        There is none in a bucket, and on some network drives.
+        There is none in a bucket, and on some network drives. Others keep that of a host that died
+        for a while: hence the patience.
 
         Raises:
-          UserError: if another process has it.
+          UserError: if another process has it, and does not end soon.
         """
         with contextlib.ExitStack() as held:
             if self._writes and not is_bucket(self.path):
-                try:
-                    file = held.enter_context(open(self.path / "lock", "a"))
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
+                # No locks; or nothing can be written, which is told soon enough.
+                with contextlib.suppress(OSError):
+                    self._wait_for(held.enter_context(open(self.path / "lock", "a")))
+            yield
+
+    def _wait_for(self, lock: IO) -> None:
+        end = time.monotonic() + PATIENCE
+        told = False
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > end:
                     raise UserError(
                         f"another process is training in {self.path}: let it finish, or stop it"
                     ) from error
-                except OSError:  # no locks; or nothing can be written, which is told soon enough
-                    pass
-            yield
+            if not told:
+                logging.warning(
+                    "another process is training in %s: waiting up to %g seconds for its end",
+                    *(self.path, PATIENCE),
+                )
+                told = True
+            time.sleep(min(1, PATIENCE / 10))
 
     def config(self) -> dict[str, Any] | None:
         """The config that the run was last started with, or None if there is no run.
