@@ -10,6 +10,7 @@ and numpy.
 
 import dataclasses
 import functools
+import numbers
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -393,8 +394,8 @@ def on_host() -> AbstractContextManager:
 
 
 def _pair(name: str, value) -> tuple:
-    pair = np.asarray(value)
-    if pair.shape != (2,):
+    pair = np.asarray(value, object)
+    if pair.shape != (2,) or not all(isinstance(number, numbers.Real) for number in pair):
         raise ValueError(f"{name}={value}: give two numbers")
     return tuple(pair.tolist())  # which can be hashed, as a list can't
 
@@ -402,7 +403,8 @@ def _pair(name: str, value) -> tuple:
 def _check_values(spec: MaskSpec):
     for name in ("grid", "num_targets", "num_context"):
         value = getattr(spec, name)
-        if value is not None and (np.asarray(value).dtype.kind not in "iu" or np.min(value) < 1):
+        counts = () if value is None else value if name == "grid" else (value,)
+        if not all(isinstance(count, numbers.Integral) and count >= 1 for count in counts):
             raise ValueError(f"{name}={value!r}: give whole numbers, 1 or more")
     if spec.context_choice not in CONTEXT_CHOICES:
         known = ", ".join(CONTEXT_CHOICES)

@@ -265,7 +265,11 @@ def test_grid_too_small():
         ({"grid": 14}, "grid=14: give two numbers"),
         ({"num_context": 48.0}, "num_context=48.0: give whole numbers"),
         ({"num_targets": 4.0}, "num_targets=4.0: give whole numbers"),
+        ({"num_targets": [2, 3]}, r"num_targets=\[2, 3\]: give whole numbers"),
         ({"target_scale": 0.2}, "target_scale=0.2: give two numbers"),
+        ({"target_scale": ("a", "b")}, "target_scale.*: give two numbers"),
+        ({"target_scale": (0.1, None)}, "target_scale.*: give two numbers"),
+        ({"target_scale": [[0.1], [0.2, 0.3]]}, "target_scale.*: give two numbers"),
     ],
 )
 def test_wrong_settings(setting: dict, message: str):
