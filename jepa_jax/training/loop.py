@@ -155,7 +155,8 @@ def roll_back(
     if start.roll_backs >= run.config.guard.roll_backs:
         raise RunFailed(
             f"{diverged}, after {start.roll_backs} roll-backs: start again in a new --workdir with"
-            " a lower optim.learning_rate, or with optim.clip_norm=1; events.jsonl has the images"
+            " lower optim.learning_rate and optim.start_learning_rate, or with optim.clip_norm=1;"
+            " events.jsonl has the images"
         )
     run.ledger.enter("roll_back")
     run.checkpoints.forget_after(diverged.before)
