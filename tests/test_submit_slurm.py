@@ -95,7 +95,10 @@ def test_the_first_start_is_no_restart(tmp_path):
     assert "scontrol requeue 7" in executed(slurm(tmp_path, restarts=1), EXIT_CODE="75").stderr
 
 
-@pytest.mark.parametrize("setup", ["export A=1; false", "false; export A=1", "false\ntrue"])
+@pytest.mark.parametrize(
+    "setup",
+    ["export A=1; false", "false; export A=1", "false\ntrue", "false && true", "false | true"],
+)
 def test_a_setup_that_fails_ends_the_job(tmp_path, setup):
     result = executed(slurm(tmp_path, setup=setup))
     assert (result.returncode, result.stdout) == (1, "")

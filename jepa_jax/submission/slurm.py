@@ -90,7 +90,9 @@ def script(slurm: Slurm) -> str:
     arguments = slurm.training.arguments(root=f"{slurm.unpacked}/")
     train = shlex.join([slurm.python, f"{slurm.unpacked}/launch/train.py", *arguments])
     gpus = [f"#SBATCH --gpus-per-node={slurm.gpus}"] if slurm.gpus else []
-    setup = ["set -e", slurm.setup, "set +e"] if slurm.setup else []
+    # Under eval a `… && …` at the end that fails ends the job too, which -e alone lets pass.
+    setup = ["set -eo pipefail", f"eval {shlex.quote(slurm.setup)}", "set +eo pipefail"]
+    setup = setup if slurm.setup else []
     lines = [
         "#!/bin/bash",
         f"# {slurm.name}, commit {slurm.code.commit}",
