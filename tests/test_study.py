@@ -169,13 +169,15 @@ def test_a_record_of_another_setting_is_not_passed_off(done, change, told):
         lambda: run_study(runs, out, out / "results"),
         lambda: collect(runs, out / "results"),
     ):
+        ({"data.path": "elsewhere"}, r"data.path: data/imagenet/.* -> elsewhere"),
+        ({"data.name": "other"}, "data.name: None -> other"),
         with pytest.raises(UserError, match=rf"centre.0.json is of another setting \({told}\)"):
             use()
 
 
 def test_what_a_run_that_goes_on_may_change_leaves_its_record(done):
     _, out = done
-    free = {"data.path": "elsewhere", "train.checkpoint_every": 7, "mesh.fsdp": 1}
+    free = {"data.threads": 3, "train.checkpoint_every": 7, "mesh.fsdp": 1}
     runs = plan(changed(recipe(), free), FACTORS, only=["centre"])
     assert len(collect(runs, out / "results")) == 1
 

@@ -21,8 +21,10 @@ from jepa_jax.training.workdir import Workdir, storage_of
 
 POINTS = 40  # of a curve, at most
 CURVES = ("step", "loss", "rank", "over_mean", "knn", "linear")
-# What a run that goes on may change, but what it is measured by.
+# What a run that goes on may change, but what it is measured by. A run knows its images by
+# themselves; a record has only where they lay.
 MEASURE = (
+    *("data.source", "data.path", "data.name", "data.mixture"),
     *("train.epochs", "probe.train_images", "probe.test_images", "probe.neighbours"),
     *("data.train_split", "data.test_split", "data.eval_crop"),
 )
