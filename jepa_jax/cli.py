@@ -124,6 +124,16 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else after
 
 
+def without(words: Sequence[str], *flags: str) -> Iterator[str]:
+    """A command's words but these flags, as --NAME=VALUE or --NAME VALUE."""
+    name = ""
+    for word in words:
+        if word.startswith("-"):
+            name = word.lstrip("-").partition("=")[0]
+        if name not in flags:
+            yield word
+
+
 def _summary(error: BaseException) -> str:
     """What went wrong in the first place, in a line."""
     while error.__cause__ is not None:

@@ -64,10 +64,13 @@ def main() -> int:
         keep_freed_memory()
         code = run_study(share(runs, PART.value), epath.Path(OUT.value), records)
     title = (study.__doc__ or os.path.basename(path)).strip().splitlines()[0].rstrip(".")
-    found, left_out = there(), ["--part", "--summary"]
-    if not {run.name for run in found} <= {run.name for run in runs}:
-        left_out.append("--only")  # the page has more
-    said = [arg for arg in sys.argv[1:] if not arg.startswith(tuple(left_out))]
+    found = there()
+    said = list(cli.without(sys.argv[1:], "only", "seeds", "part", "summary", "nosummary"))
+    if (seeds := sorted({run.seed for run in found})) != [0]:
+        said.append(f"--seeds={','.join(map(str, seeds))}")
+    variants, wanted = ({(run.factor, run.variant) for run in each} for each in (found, runs))
+    if ONLY.value and variants <= wanted:  # else the page has more
+        said.append(f"--only={','.join(ONLY.value)}")
     page = summarize(title, shlex.join(["python", "launch/study.py", *said]), found, records)
     print(f"compared in {page}" if page else "no run is finished, and there is nothing to compare")
     return code
