@@ -14,10 +14,12 @@ from sklearn.neighbors import KNeighborsClassifier
 import jepa_jax
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor
+from jepa_jax.evaluation.finetune_run import FINETUNE
 from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_recipe
 from jepa_jax.evaluation.report import ResultsFile
-from jepa_jax.evaluation.run import Asked, evaluate
+from jepa_jax.evaluation.run import Asked, _key, evaluate
 from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.parallel.sharding import make_mesh
 from tests.commands import launch
@@ -192,6 +194,15 @@ def test_images_that_cannot_be_read_are_told_and_looked_at_again(asked, tmp_path
     (tmp_path / "test" / "b" / "1.png").write_bytes(b"")
     said = complaint(dataclasses.replace(asked, out=str(tmp_path / "anew")))
     assert "2 of 10 images of split 'test' can't be read, more than data.broken_share=0.1" in said
+
+
+def test_fine_tuning_has_a_key_of_its_own():
+    """Results of before its crops changed are not shown as those of now."""
+    options = FINETUNE.options()
+    old = digest(["identity", "finetune", dataclasses.asdict(options), 0])
+    assert _key("identity", FINETUNE, options, 0) != old
+    frozen = dataclasses.replace(FINETUNE, needs="features")
+    assert _key("identity", frozen, options, 0) == old
 
 
 def test_missing_labels(asked, tmp_path):

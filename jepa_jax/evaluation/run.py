@@ -81,7 +81,7 @@ def evaluate(asked: Asked) -> None:
             task, identity = tasks(protocol, options)
             if protocol.needs == "model" and task.model is None:
                 raise UserError(f"{protocol.name} needs one encoder of jepa_jax, not {task.name}")
-            key = digest([identity, protocol.name, dataclasses.asdict(options), asked.seed])
+            key = _key(identity, protocol, options, asked.seed)
             result = results.get(key)
             if result is None or result.get("unreadable"):  # which may be mended since
                 mine = dataclasses.replace(task, folder=epath.Path(out / "state" / key))
@@ -97,6 +97,12 @@ def evaluate(asked: Asked) -> None:
 
 
 def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[Tasks]:
+def _key(identity: Any, protocol: Protocol, options: Any, seed: int) -> str:
+    # The mark tells results of crops that hang on options and view alone from older ones.
+    mark = ["plain crops"] if protocol.needs == "model" else []
+    return digest([identity, protocol.name, dataclasses.asdict(options), seed, *mark])
+
+
     """For each backbone what makes tasks of it; one backbone is in memory at a time."""
     mesh = make_mesh((jax.device_count(), 1, 1))
     if asked.checkpoints:
