@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import jepa_jax
 from jepa_jax.data.sources import open_source
+from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor
@@ -21,6 +22,7 @@ from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_r
 from jepa_jax.evaluation.report import ResultsFile
 from jepa_jax.evaluation.run import Asked, _key, evaluate
 from jepa_jax.evaluation.splits import open_splits
+from jepa_jax.evaluation.task import Task
 from jepa_jax.parallel.sharding import make_mesh
 from tests.commands import launch
 from tests.saving import save_run
@@ -170,7 +172,7 @@ def npz(asked: Asked, folder: pathlib.Path, **arrays) -> Asked:
     return dataclasses.replace(asked, config=config)
 
 
-def test_images_that_cannot_be_read_are_told_and_looked_at_again(asked, tmp_path, capsys):
+def test_images_that_cannot_be_read_are_told_and_taken_in_once_they_can(asked, tmp_path, capsys):
     for split, count in (("train", 12), ("test", 10)):
         (tmp_path / split).mkdir()
         for number in range(count):
@@ -186,7 +188,11 @@ def test_images_that_cannot_be_read_are_told_and_looked_at_again(asked, tmp_path
     asked = dataclasses.replace(asked, config=config, checkpoints=["pixels"])
     evaluate(asked)
     assert "without 1 of the images, which can't be read" in capsys.readouterr().out
-    assert results(asked)[0]["images"] == {"train": 12, "test": 9}
+    [found] = results(asked)
+    assert found["images"] == {"train": 12, "test": 9}
+    evaluate(asked)
+    assert results(asked) == [found]  # its time too
+    assert "without 1 of the images, which can't be read" in capsys.readouterr().out
     broken.write_bytes(sound)
     evaluate(asked)
     assert results(asked)[-1]["images"] == {"train": 12, "test": 10}
@@ -194,6 +200,17 @@ def test_images_that_cannot_be_read_are_told_and_looked_at_again(asked, tmp_path
     (tmp_path / "test" / "b" / "1.png").write_bytes(b"")
     said = complaint(dataclasses.replace(asked, out=str(tmp_path / "anew")))
     assert "2 of 10 images of split 'test' can't be read, more than data.broken_share=0.1" in said
+
+
+def test_images_of_several_sets_are_looked_at_where_they_lie(asked):
+    recipe = asked.config.data
+    train, test = open_splits(recipe, **FEW)
+    own = Task("some", train, test, None, epath.Path("nowhere"), view=EvalView.of(recipe))
+    other = dataclasses.replace(own, left_out={"test": {3, 1}})
+    task = dataclasses.replace(own, train=None, test=None, sets={"digits": other})
+    assert task.all_left_out() == [("digits", "test", 1), ("digits", "test", 3)]
+    assert task.mended(task.all_left_out())
+    assert not task.mended([])
 
 
 def test_fine_tuning_has_a_key_of_its_own():

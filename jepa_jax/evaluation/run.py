@@ -83,12 +83,13 @@ def evaluate(asked: Asked) -> None:
                 raise UserError(f"{protocol.name} needs one encoder of jepa_jax, not {task.name}")
             key = _key(identity, protocol, options, asked.seed)
             result = results.get(key)
-            if result is None or result.get("unreadable"):  # which may be mended since
+            if result is None or from_first(is_first() and task.mended(result.get("left_out", []))):
                 mine = dataclasses.replace(task, folder=epath.Path(out / "state" / key))
                 result = results.put(key, _run(protocol, options, mine), writes=is_first())
             say(console, result_table(result))
-            if lost := result.get("unreadable"):
-                say(console, f"without {lost} of the images, which can't be read")
+            if lost := result.get("left_out"):
+                say(console, f"without {len(lost)} of the images, which can't be read;")
+                say(console, "once one of them can, the same command evaluates anew")
             say(console, f"{clock(result['seconds'])} for {protocol.name}\n")
             found.append(result)
     if len(found) > 1:
@@ -96,13 +97,13 @@ def evaluate(asked: Asked) -> None:
     say(console, f"{out}/results.json has these results and their settings")
 
 
-def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[Tasks]:
 def _key(identity: Any, protocol: Protocol, options: Any, seed: int) -> str:
     # The mark tells results of crops that hang on options and view alone from older ones.
     mark = ["plain crops"] if protocol.needs == "model" else []
     return digest([identity, protocol.name, dataclasses.asdict(options), seed, *mark])
 
 
+def _tasks(asked: Asked, out: pathlib.Path, console: Console) -> Iterator[Tasks]:
     """For each backbone what makes tasks of it; one backbone is in memory at a time."""
     mesh = make_mesh((jax.device_count(), 1, 1))
     if asked.checkpoints:
@@ -210,7 +211,7 @@ def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
             "protocol": protocol.name,
             "options": dataclasses.asdict(options),
             "images": task.images,
-            "unreadable": task.unreadable,
+            "left_out": task.all_left_out(),
             "seed": task.seed,
             "seconds": round(time.monotonic() - start, 1),
             **result,

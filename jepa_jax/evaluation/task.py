@@ -1,7 +1,8 @@
 """What a protocol of the evaluation gets, and what it gives back."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -101,11 +102,24 @@ class Task:
             for name, split in splits.items()
         }
 
-    @property
-    def unreadable(self) -> int:
-        """How many images could not be read."""
-        lost = sum(map(len, self.left_out.values()))
-        return lost + sum(each.unreadable for each in self.sets.values())
+    def all_left_out(self) -> list[tuple[str, str, int]]:
+        """(data set, split, example) of each image that could not be read; "" is the task's own."""
+        return [
+            (name, split, example)
+            for name, task in {"": self, **self.sets}.items()
+            for split, lost in task.left_out.items()
+            for example in sorted(lost)
+        ]
+
+    def mended(self, left_out: Iterable[tuple[str, str, int]]) -> bool:
+        """Whether one of them, as `all_left_out` tells them, can be read now."""
+        for name, split, example in left_out:
+            task = self.sets.get(name, self)
+            images = task.train if split == task.train.name else task.test
+            with contextlib.suppress(UserError):
+                task.view(images.source[example])
+                return True
+        return False
 
     @property
     def classes(self) -> int:
