@@ -34,6 +34,7 @@ def test_a_number_is_of_the_same_protocol_and_images(protocol, name, number):
         ("ImageNet-1k/ILSVRC/Data/CLS-LOC/{split}", 79.3),
         ("data/imagenet_{split}.zip", 79.3),
         ("data/imagenet2012/5.1.0/*-{split}.array_record*", 79.3),
+        ("/data/imagenet/{split}-00000-of-01024.array_record", 79.3),
         ("data/tiny-imagenet/{split}", None),
         ("data/imagenet-100/{split}", None),
         ("data/imagenet-r", None),
@@ -44,6 +45,12 @@ def test_a_folder_has_the_number_of_what_it_is_called(path, number):
     data = tiny().data
     data.update(source="folder", path=path)
     assert paper_numbers("linear", data).get("ViT-H/14") == number
+
+
+def test_clevr_has_the_papers_number_in_its_own_folder():
+    data = tiny().data
+    data.update(source="clevr", path="data/CLEVR_v1.0/images/{split}")
+    assert paper_numbers("clevr_count", data)["ViT-H/14"] == 86.7
 
 
 def test_few_labels_have_the_papers_number_if_they_are_as_few():

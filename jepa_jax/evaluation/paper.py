@@ -33,10 +33,11 @@ DATA = {  # whole names: tiny-imagenet and imagenet-r are other images
     "CIFAR-100": r"cifar[-_]?100",
     "Places205": r"places[-_]?205",
     "iNaturalist 2018": r"(i_naturalist|inaturalist|inat)[-_]?(20)?18",
-    "Clevr": r"clevr",
+    "Clevr": r"clevr(_v1)?",
 }
-# What a path has after the name of its data: splits, versions, the folders of ImageNet's archive.
-PARTS = r"(train|val|validation|test|images|data|cls-loc|[\d.]+)?"
+# What a path has after the name of its data: splits, versions, shards, the folders of ImageNet's
+# archive.
+PARTS = r"(train|val|validation|test|images|data|cls-loc|[\d.]+|\d+-of-\d+)?"
 
 
 def paper_numbers(protocol: str, data: ConfigDict | None, row: str = "") -> dict[str, float]:
