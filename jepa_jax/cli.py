@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -118,7 +119,7 @@ def _parse(
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Names and values of --NAME=VALUE and --NAME VALUE."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip_longest(words, words[1:], fillvalue=""):
         name, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-"):
             yield name, value if equals else after

@@ -209,11 +209,6 @@ def test_a_map_of_few_images_is_left_out_unless_it_is_asked_for(run, tmp_path, m
         visualize(run, ["map"], images=3, bank=40, data=few(tmp_path, 7))
 
 
-def test_without_others_to_compare_with(run, tmp_path):
-    with pytest.raises(UserError, match=r"all 3 images are shown and none is left .*: set --"):
-        visualize(run, ["similarity"], images=8, data=few(tmp_path, 3))
-
-
 def few(folder, count: int) -> dict[str, str]:
     """The data section of a run on so many images."""
     np.savez(folder / "few.npz", images=RNG.integers(0, 256, (count, 8, 8), np.uint8))

@@ -86,5 +86,5 @@ def test_no_labels(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / split / "a.png")
-    with pytest.raises(UserError, match="'train' have no labels: they are in no class f"):
+    with pytest.raises(UserError, match="'train' have no labels: they are not in folders of"):
         probe(config(tmp_path))

@@ -53,11 +53,6 @@ class Scene:
     @functools.cached_property
     def bank_images(self) -> np.ndarray:
         """(m, H, W, C) uint8"""
-        if not len(self.others):
-            raise UserError(
-                f"all {len(self.source)} images are shown and none is left to compare with: set"
-                " --images lower"
-            )
         return self._read(self.others)
 
     @functools.cached_property
