@@ -119,6 +119,7 @@ REGULARIZERS = {  # weights of variance and covariance
     "variance and covariance": (0.1, 0.01),
     "twice as much": (0.2, 0.02),
     "more covariance": (0.1, 0.04),
+    "less covariance": (0.1, 0.0025),
     "variance alone": (0.1, 0.0),
     "covariance alone": (0.0, 0.01),
 }
