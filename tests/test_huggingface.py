@@ -294,23 +294,15 @@ class TestWithTransformers:
             expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2)).last_hidden_state
         np.testing.assert_allclose(ours.patch_features(images), expected, atol=1e-5)
 
-    def test_the_processor_of_images_that_are_not_square(self, transformers, tmp_path):
-        ours = jepa_jax.load(RECORDED, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]).resized((24, 40))
-        ours = dataclasses.replace(ours, view=EvalView((24, 40), 3, 0.8))
+    @pytest.mark.parametrize(("size", "larger"), [((24, 24), (30, 30)), ((24, 40), (30, 50))])
+    def test_the_processor_crops_and_normalises_as_in_evaluation(
+        self, transformers, tmp_path, size, larger
+    ):
+        ours = jepa_jax.load(RECORDED, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]).resized(size)
+        ours = dataclasses.replace(ours, view=EvalView(size, 3, 0.8))
         write_huggingface(ours, tmp_path / "ours")
         processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "ours")
-        pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
-        seen = ours.view(Example(pixels, None, "noise"))
-        normal = (seen / 255 - ours.backbone.mean) / ours.backbone.std
-        theirs = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"]
-        np.testing.assert_allclose(theirs[0].transpose(1, 2, 0), normal, atol=1e-6)
-
-    def test_the_processor_crops_and_normalises_as_in_evaluation(self, transformers, tmp_path):
-        ours = jepa_jax.load(RECORDED, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
-        ours = dataclasses.replace(ours, view=EvalView((24, 24), 3, 0.8))
-        write_huggingface(ours, tmp_path / "ours")
-        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "ours")
-        pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (*larger, 3), np.uint8)
         seen = ours.view(Example(pixels, None, "noise"))
         normal = (seen / 255 - ours.backbone.mean) / ours.backbone.std
         theirs = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"]

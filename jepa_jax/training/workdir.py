@@ -1,17 +1,16 @@
 """The folder of a run: its config, its metrics and its results."""
 
 import contextlib
-import fcntl
 import functools
 import json
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from jepa_jax import lock
 from jepa_jax.atomic import write_text
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.training.changes import Change
@@ -58,29 +57,10 @@ class Workdir:
         """
         with contextlib.ExitStack() as held:
             if self._writes and not is_bucket(self.path):
-                # No locks; or nothing can be written, which is told soon enough.
-                with contextlib.suppress(OSError):
-                    self._wait_for(held.enter_context(open(self.path / "lock", "a")))
+                with contextlib.suppress(OSError):  # which is told soon enough
+                    file = held.enter_context(open(self.path / "lock", "a"))
+                    lock.take(file, f"training in {self.path}", PATIENCE)
             yield
-
-    def _wait_for(self, lock: IO) -> None:
-        end = time.monotonic() + PATIENCE
-        told = False
-        while True:
-            try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise UserError(
-                        f"another process is training in {self.path}: let it finish, or stop it"
-                    ) from error
-            if not told:
-                logging.warning(
-                    "another process is training in %s: waiting up to %g seconds for its end",
-                    *(self.path, PATIENCE),
-                )
-                told = True
-            time.sleep(min(1, PATIENCE / 10))
 
     def config(self) -> dict[str, Any] | None:
         """The config that the run was last started with, or None if there is no run.

@@ -6,7 +6,6 @@ in it. Only a whole data set gets its final name, so nobody can read half of one
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import shutil
 from collections import Counter
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jepa_jax import lock
 from jepa_jax.atomic import write_text
 from jepa_jax.data.prepare.plan import Plan, Shard
 from jepa_jax.data.prepare.request import Request
@@ -79,13 +79,7 @@ class Folder:
         """
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                message = f"another process is preparing {self.path}: let it finish, or stop it"
-                raise UserError(message) from error
-            except OSError:  # some network drives have no locks
-                pass
+            lock.take(file, f"preparing {self.path}")
             yield
 
     def claim(self, request: Request, plan: Plan) -> None:
