@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
+
+from jepa_jax.training.signals import TOGETHER
 
 ROOT = pathlib.Path(__file__).parents[1]
 # None of them comes back to Python, where signal handlers run, within the test.
@@ -63,8 +66,20 @@ def test_the_second_signal_ends_it(begin, work: str, number: signal.Signals):
     process.send_signal(number)
     assert process.stderr.readline() == "again to stop at once\n"
     assert process.poll() is None
+    time.sleep(TOGETHER + 0.1)
     process.send_signal(number)
     assert process.wait(timeout=10) == 128 + number
+
+
+def test_timeout_signals_twice_and_asks_once(begin):
+    """It signals its command, and then the group of both."""
+    process = begin("computing in C")
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "again to stop at once\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(TOGETHER / 2)
+    assert process.poll() is None
 
 
 def test_the_terminal_gets_its_cursor_back(begin):
@@ -77,6 +92,7 @@ def test_the_terminal_gets_its_cursor_back(begin):
     assert told == b"at work\r\n"
     process.send_signal(signal.SIGINT)
     process.stderr.readline()
+    time.sleep(TOGETHER + 0.1)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=10)
     assert os.read(ours, 100) == b"\x1b[?25h"

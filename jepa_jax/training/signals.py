@@ -5,13 +5,17 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Seconds in which more of them are the same wish: `timeout`, for one, signals a process and then
+# its group, in which it is.
+TOGETHER = 1.0
 SHOW_CURSOR = b"\x1b[?25h"
 
 
 class StopWish:
-    """True once the process was asked to stop; a second signal ends it at once. A context.
+    """True once the process was asked to stop; asked again later, it ends at once. A context.
 
     "At once" is also while the main thread is in a compilation, a save or anything else that does
     not come back to Python: there its handlers don't run, but the number of a signal is written to
@@ -50,14 +54,14 @@ class StopWish:
         self._wished = True
 
     def _listen(self) -> None:
-        count = 0
+        first = None
         while received := self._read.recv(1):
             if received[0] not in SIGNALS:
                 continue
-            count += 1
-            if count == 1:
+            if first is None:
+                first = time.monotonic()
                 print(self._answer, file=sys.stderr, flush=True)
-            else:
+            elif time.monotonic() - first > TOGETHER:
                 exit_now(128 + received[0])
 
 
