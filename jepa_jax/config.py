@@ -65,6 +65,10 @@ def defaults() -> ConfigDict:
     c.model.heads = placeholder(int)
     c.model.mlp_ratio = placeholder(float)
     c.model.dtype = "bfloat16"  # of the matrix products; parameters are float32
+    c.model.residual = "float32"  # of what the blocks add up; bfloat16: less memory and time
+    # Of the target encoder's products, if another: float8_e4m3fn, for GPUs that multiply it (Hopper
+    # and later)
+    c.model.target_dtype = placeholder(str)
     # auto | xla: written out, for XLA to fuse | fused: the kernel of a GPU (cuDNN) or TPU (splash),
     # which auto takes on a GPU, and on a TPU for 512 tokens and more; elsewhere xla
     c.model.attention = "auto"

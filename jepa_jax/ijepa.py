@@ -40,6 +40,7 @@ class IJEPA:
     optimizer: AdamW
     schedules: Schedules
     targets: str = "features"
+    target_dtype: Any = None  # of the target encoder's products, if another than the encoder's
     loss: str = "smooth_l1"
     variance_weight: float = 0.0  # of VICReg's terms beside the loss; 0: without, the method
     covariance_weight: float = 0.0
@@ -145,6 +146,8 @@ def target_features(model: IJEPA, target: Any, batch: Batch) -> Array:
     if model.targets == "pixels":
         patches = normal_pixels(model, batch.images)
     else:
+        if model.target_dtype is not None:
+            model = dataclasses.replace(model, encoder=model.encoder.clone(dtype=model.target_dtype))
         patches = losses.normalize_targets(encode(model, target, batch.images))
     return jax.lax.stop_gradient(take_patches(patches, batch.masks.targets))
 

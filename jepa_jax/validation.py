@@ -29,6 +29,8 @@ CHOICES = {
     "data.resizer": tuple(RESIZERS),
     "model.size": tuple(SIZES),
     "model.dtype": ("float32", "bfloat16"),
+    "model.residual": ("float32", "bfloat16"),
+    "model.target_dtype": (None, "float8_e4m3fn"),
     "model.attention": attention.CHOICES,
     "model.remat": ("none", *REMAT_POLICIES),
     "masks.style": tuple(STYLES),

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jepa_jax import ijepa, losses, masks
@@ -191,6 +192,20 @@ def test_pixel_targets_are_the_normalised_patches_and_train():
     for _ in range(40):
         state, metrics = train_step(model, state, smooth)
     assert metrics.loss < 0.5 * first
+
+
+def test_a_target_encoder_in_float8(model, state):
+    """Features are nearly the same, the gradient too, and pixels pass through bfloat16."""
+    coarse = dataclasses.replace(model, target_dtype=jnp.float8_e4m3fn)
+    drawn = batch()
+    exact, found = (
+        jax.jit(ijepa.target_features, static_argnums=0)(each, state.target, drawn)
+        for each in (model, coarse)
+    )
+    error = np.sqrt(np.square(found - exact).mean() / np.square(exact).mean())
+    assert 0.001 < error < 0.03
+    norms = [optax.tree.norm(loss_and_gradient(each, state, drawn)[1]) for each in (model, coarse)]
+    np.testing.assert_allclose(*norms, rtol=0.02)
 
 
 def test_padding_of_targets_does_not_reach_the_loss(model, state):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jepa_jax.models import layers, transformer
-from jepa_jax.models.layers import LAYER_NORM_EPS, Dense, gelu, layer_norm
+from jepa_jax.models.layers import FLOAT8, LAYER_NORM_EPS, Dense, cast, gelu, layer_norm
 from jepa_jax.models.transformer import Transformer
 
 DEVICES = ["cpu", "gpu", "tpu"]  # which go different ways
@@ -92,3 +92,44 @@ def test_blocks_are_scanned_except_on_gpus(device):
     np.testing.assert_allclose(
         module.apply(params, x), module.copy(unroll=1).apply(params, x), rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_product_in_float8_is_that_in_float32_but_for_rounding(device):
+    """Of a hundred sums of 64 products, whose factors are off by up to a sixteenth each."""
+    x, params = drawn(10, 64), {"kernel": 1e-5 * drawn(64, 10, seed=1), "bias": np.zeros(10, "f4")}
+    params["kernel"][:, 3] = 0  # a column without a largest
+    found = Dense((10,), FLOAT8).apply({"params": params}, x)
+    exact = x @ params["kernel"]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found[:, 3], 0)
+    error = np.asarray(found, np.float32) - exact
+    assert 0 < np.sqrt(np.square(error).mean() / np.square(exact).mean()) < 0.04
+
+
+def test_heads_in_float8_have_a_range_each():
+    x, kernel = drawn(5, 16), drawn(16, 2, 3, 4, seed=1)
+    kernel[:, 1] *= 1e-4
+    params = {"params": {"kernel": kernel, "bias": np.zeros((2, 3, 4), "f4")}}
+    whole = Dense((2, 3, 4), FLOAT8).apply(params, x)
+    params["params"]["kernel"] = kernel[:, 1:]
+    params["params"]["bias"] = np.zeros((1, 3, 4), "f4")
+    np.testing.assert_array_equal(whole[:, 1:], Dense((1, 3, 4), FLOAT8).apply(params, x))
+
+
+def test_what_float8_cannot_hold_is_not_nan():
+    largest = cast(jnp.asarray([1e9, -1e9, 448.0]), FLOAT8)
+    np.testing.assert_array_equal(largest.astype(jnp.float32), [448, -448, 448])
+
+
+def test_what_blocks_add_up_is_kept_in_half_the_memory():
+    """What the backward pass keeps of a transformer in bfloat16 is bfloat16, all of it."""
+    x = drawn(2, 8, 32)
+    module = Transformer(2, heads=2, dtype=jnp.bfloat16, unroll=2, residual=jnp.bfloat16)
+    params = module.init(jax.random.key(0), x)
+
+    def kept(module):
+        _, backward = jax.vjp(lambda x: module.apply(params, x), jnp.asarray(x))
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(backward) if leaf.shape == x.shape)
+
+    assert module.apply(params, x).dtype == jnp.float32
+    assert kept(module) <= 0.6 * kept(module.copy(residual=jnp.float32))

@@ -25,6 +25,8 @@ STYLES = ("plain", "best")  # of the peer
 SAME = ("dtype", "devices", "parameters", "images", "context", "targets")  # of the same work
 PEER_DOES = {
     "targets": "features",
+    "model.residual": "float32",
+    "model.target_dtype": None,
     "predictor.one_pass": False,
     "train.draws": 1,
     "regularizer.variance": 0.0,

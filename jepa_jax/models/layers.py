@@ -21,6 +21,18 @@ from jepa_jax.models.platform import platform
 # σ away), after a depth-dependent rescaling that a second initialisation overwrites.
 kernel_init = nn.initializers.normal(0.02)
 LAYER_NORM_EPS = 1e-6
+FLOAT8 = jnp.float8_e4m3fn
+FLOAT8_MAX = 448.0  # what is larger would be NaN
+
+
+def result_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """Of a product with weights whose operands are of `dtype`."""
+    return jnp.dtype(jnp.bfloat16 if dtype == FLOAT8 else dtype)
+
+
+def cast(x: Float[Array, "..."], dtype: jnp.dtype) -> Float[Array, "..."]:
+    """To `dtype`; to what float8 can hold, if it is that."""
+    return (jnp.clip(x, -FLOAT8_MAX, FLOAT8_MAX) if dtype == FLOAT8 else x).astype(dtype)
 
 
 class Dense(nn.Module):
@@ -30,6 +42,9 @@ class Dense(nn.Module):
     the operands of the kernel's gradient, at four times its cost.
 
     With an `activation`, what it makes of the sum, which is computed again in the backward pass.
+
+    With the dtype `FLOAT8`, of x and the kernel, the result is bfloat16. There is no gradient to
+    speak of then.
     """
 
     outputs: tuple[int, ...]
@@ -42,17 +57,25 @@ class Dense(nn.Module):
         leading, inputs = x.shape[: -self.input_axes], x.shape[-self.input_axes :]
         kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs))
         bias = self.param("bias", nn.initializers.zeros, self.outputs)
+        of_result = result_dtype(self.dtype)
+        scale = None
+        if self.dtype == FLOAT8:
+            kernel, scale = _in_range(kernel, self.input_axes)
         tokens, matrix, offset = (
-            array.astype(self.dtype).reshape(shape)
-            for array, shape in (
-                (x, (math.prod(leading), -1)),
-                (kernel, (math.prod(inputs), -1)),
-                (bias, (-1,)),
+            cast(array, dtype).reshape(shape)
+            for array, dtype, shape in (
+                (x, self.dtype, (math.prod(leading), -1)),
+                (kernel, self.dtype, (math.prod(inputs), -1)),
+                (bias, of_result, (-1,)),
             )
         )
         if kernel.ndim > 2:
             matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
-        product = tokens @ matrix
+        if scale is None:
+            product = tokens @ matrix
+        else:
+            product = jnp.matmul(tokens, matrix, preferred_element_type=of_result)
+            product *= jnp.broadcast_to(scale.astype(of_result).reshape(-1), product.shape)
         if self.activation is None:
             result = _sum(product, offset)
         elif platform() == "tpu":  # which would keep more than the sum, if it were computed again
@@ -60,6 +83,19 @@ class Dense(nn.Module):
         else:
             result = jax.checkpoint(lambda *of: self.activation(_sum(*of)))(product, offset)
         return result.reshape(*leading, *self.outputs)
+
+
+def _in_range(
+    kernel: Float[Array, "..."], input_axes: int
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """A kernel of which each output's weights fill the range of float8, and by what to multiply it.
+
+    Weights of .02 would be where the numbers of float8 lie as far apart as they are large.
+    """
+    axes = tuple(range(input_axes))
+    largest = jnp.abs(kernel).max(axes, keepdims=True)
+    scale = jnp.maximum(largest / FLOAT8_MAX, jnp.finfo(kernel.dtype).tiny)  # or 0 / 0
+    return kernel / jnp.broadcast_to(scale, kernel.shape), scale
 
 
 def _sum(product: Float[Array, "rows D"], offset: Float[Array, " D"]) -> Float[Array, "rows D"]:
@@ -98,7 +134,7 @@ def _layer_norm(dtype, x, scale, bias):
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normal = centred * (inverse := jax.lax.rsqrt(variance + LAYER_NORM_EPS))
     result = normal * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
-    return result.astype(dtype), (x, mean, inverse, scale)
+    return cast(result, dtype), (x, mean, inverse, scale)
 
 
 def _layer_norm_gradient(dtype, kept, gradient):

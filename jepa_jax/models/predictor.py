@@ -23,6 +23,7 @@ class Predictor(nn.Module):
     remat: str = "none"
     unroll: int = 0
     kernel: str = "auto"
+    residual: jnp.dtype = jnp.float32  # of what the blocks add up
     one_pass: bool = False  # the context goes through once for all blocks, and doesn't see them
 
     @nn.compact
@@ -64,6 +65,7 @@ class Predictor(nn.Module):
             self.unroll,
             self.kernel,
             block=patches if self.one_pass else 0,
+            residual=self.residual,
             name="transformer",
         )(jnp.concatenate([seen, asked], axis=1), length, last=asked.shape[1])
         x = Dense((self.output_width,), self.dtype, name="output")(x)

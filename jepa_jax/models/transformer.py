@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from jepa_jax.models.activation_sharding import split_by_batch
 from jepa_jax.models.attention import attention, attention_by_block
-from jepa_jax.models.layers import Dense, LayerNorm, gelu
+from jepa_jax.models.layers import Dense, LayerNorm, gelu, result_dtype
 from jepa_jax.models.platform import platform
 
 REMAT_POLICIES = {
@@ -48,7 +48,9 @@ class SelfAttention(nn.Module):
         else:
             mixed = attention(*attended, self.kernel)
         mixed = jnp.moveaxis(mixed, 1, 2)
-        return Dense((width,), self.dtype, input_axes=2, name="projection")(mixed)
+        # Attention's kernels give no float8, and to make it is no faster than a product in bfloat16.
+        dtype = result_dtype(self.dtype)
+        return Dense((width,), dtype, input_axes=2, name="projection")(mixed)
 
 
 class MLP(nn.Module):
@@ -83,7 +85,6 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B last|N D"], None]:
         sizes = self.heads, self.dtype, self.kernel, self.block, self.last
         attend = SelfAttention(*sizes, name="attention")
-        # What the blocks add up stays in float32, as under PyTorch's autocast.
         change = attend(LayerNorm(self.dtype, name="norm_attention")(x), length).astype(x.dtype)
         x = x[:, -self.last :] + self._kept(change, 0)
         mlp = MLP(round(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
@@ -109,6 +110,8 @@ class Transformer(nn.Module):
     unroll: int = 0
     kernel: str = "auto"  # of attention, see there
     block: int = 0  # tokens of a target block, if [context | M blocks] go through together
+    # Of what the blocks add up: float32, as under PyTorch's autocast, or half of that.
+    residual: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -118,7 +121,7 @@ class Transformer(nn.Module):
         layers: int = 1,
         last: int = 0,
     ) -> Float[Array, "B last|N layers*D"]:
-        """Tokens to tokens, both float32.
+        """Tokens to tokens; these are float32.
 
         Args:
           length: how many of the N are real; None for all. With `block`, (B, M): of each block.
@@ -129,7 +132,7 @@ class Transformer(nn.Module):
         """
         sizes = self.heads, self.mlp_ratio, self.dtype, self.kernel, self.block
         norm = LayerNorm(jnp.float32, name="norm")
-        x = split_by_batch(x)
+        x = split_by_batch(x.astype(self.residual))
         if self.is_initializing():
             stack = nn.scan(
                 Block,

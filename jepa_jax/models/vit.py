@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jepa_jax.models.layers import Dense, kernel_init
+from jepa_jax.models.layers import Dense, kernel_init, result_dtype
 from jepa_jax.models.positions import sincos_2d
 from jepa_jax.models.transformer import Transformer
 
@@ -46,6 +46,7 @@ class Encoder(nn.Module):
     remat: str = "none"
     unroll: int = 0
     kernel: str = "auto"
+    residual: jnp.dtype = jnp.float32  # of what the blocks add up
     positions: str = "sincos"  # or "learned": a parameter, for encoders that others have tuned
 
     @nn.compact
@@ -77,7 +78,8 @@ class Encoder(nn.Module):
         else:  # before the embedding: patches that are not seen cost nothing
             patches = take_patches(patches, index)
             positions = positions[index]
-        x = Dense((self.width,), self.dtype, name="patch_embed")(patches)
+        # Pixels are not for float8: it has some hundred values for them.
+        x = Dense((self.width,), result_dtype(self.dtype), name="patch_embed")(patches)
         x = x.astype(jnp.float32) + positions
         features = Transformer(
             self.depth,
@@ -87,6 +89,7 @@ class Encoder(nn.Module):
             self.remat,
             self.unroll,
             self.kernel,
+            residual=self.residual,
             name="transformer",
         )(x.reshape(-1, *x.shape[-2:]), layers=layers)
         return features.reshape(*x.shape[:-1], -1)

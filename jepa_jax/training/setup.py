@@ -49,6 +49,7 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         "remat": config.model.remat,
         "unroll": config.model.unroll,
         "kernel": config.model.attention,
+        "residual": jnp.dtype(config.model.residual),
     }
     size = architecture(config)
     of_patch = {
@@ -84,6 +85,7 @@ def build_model(config: ConfigDict, steps_per_epoch: int) -> IJEPA:
         optimizer=AdamW(optim.b1, optim.b2, optim.eps, optim.clip_norm, optim.first_moment_dtype),
         schedules=schedules,
         targets=config.targets,
+        target_dtype=config.model.target_dtype and jnp.dtype(config.model.target_dtype),
         loss=config.loss,
         variance_weight=config.regularizer.variance,
         covariance_weight=config.regularizer.covariance,
