@@ -137,6 +137,13 @@ def encode(
     return model.encoder.apply({"params": params}, normalize(model, images), patches, layers)
 
 
+def encode_targets(model: IJEPA, target: Any, images: Array) -> Array:
+    """Features (B, N, D) of all patches by θ̄, in the precision of the targets of the loss."""
+    if model.target_dtype is not None:
+        model = dataclasses.replace(model, encoder=model.encoder.clone(dtype=model.target_dtype))
+    return encode(model, target, images)
+
+
 def target_features(model: IJEPA, target: Any, batch: Batch) -> Array:
     """s_y (B, M, P, D): the target encoder sees the whole image, then its blocks are cut out.
 
@@ -146,9 +153,7 @@ def target_features(model: IJEPA, target: Any, batch: Batch) -> Array:
     if model.targets == "pixels":
         patches = normal_pixels(model, batch.images)
     else:
-        if model.target_dtype is not None:
-            model = dataclasses.replace(model, encoder=model.encoder.clone(dtype=model.target_dtype))
-        patches = losses.normalize_targets(encode(model, target, batch.images))
+        patches = losses.normalize_targets(encode_targets(model, target, batch.images))
     return jax.lax.stop_gradient(take_patches(patches, batch.masks.targets))
 
 

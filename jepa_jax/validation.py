@@ -243,6 +243,11 @@ def _check_model(config: ConfigDict):
             f"model.mlp_ratio={encoder['mlp_ratio']:g} leaves no hidden unit of"
             f" model.width={encoder['width']}: take {1 / encoder['width']:.2g} or more"
         )
+    if config.model.target_dtype and config.targets == "pixels":
+        raise UserError(
+            f"model.target_dtype={config.model.target_dtype!r} is of the target encoder, which"
+            " targets='pixels' does without: leave one out"
+        )
 
 
 def _check_devices(config: ConfigDict, devices: int):

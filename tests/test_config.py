@@ -107,6 +107,8 @@ def test_published_recipes_keep_the_published_numbers(name: str):
         ({"mesh__fsdp": 3}, "does not make 1 devices"),
         ({"seed": -1}, "seed=-1"),
         ({"optim__first_moment_dtype": "bf16"}, "the nearest is 'bfloat16'"),
+        ({"model__target_dtype": "float8"}, "the nearest is 'float8_e4m3fn'"),
+        ({"model__target_dtype": "float8_e4m3fn", "targets": "pixels"}, "does without"),
     ],
 )
 def test_impossible_values(values: dict, message: str):

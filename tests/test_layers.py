@@ -122,7 +122,7 @@ def test_what_float8_cannot_hold_is_not_nan():
 
 
 def test_what_blocks_add_up_is_kept_in_half_the_memory():
-    """What the backward pass keeps of a transformer in bfloat16 is bfloat16, all of it."""
+    """What the backward pass keeps of the tokens between blocks."""
     x = drawn(2, 8, 32)
     module = Transformer(2, heads=2, dtype=jnp.bfloat16, unroll=2, residual=jnp.bfloat16)
     params = module.init(jax.random.key(0), x)

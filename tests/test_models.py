@@ -153,11 +153,21 @@ def test_drop_path_leaves_out_what_a_block_adds(encoder):
     assert (dropped[1] != whole[1]).any()
 
 
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_drop_path_leaves_what_blocks_add_up_as_it_is(encoder, unroll: int):
+    module, params = encoder
+    half = module.copy(dtype=jnp.bfloat16, residual=jnp.bfloat16, unroll=unroll)
+    keep = {"drop_path": {"transformer": {"blocks": {"keep": jnp.ones((2, 2, 2))}}}}
+    np.testing.assert_array_equal(
+        apply(half, params | keep, images()), apply(half, params, images())
+    )
+
+
 def test_bfloat16_is_near_and_parameters_stay_float32(encoder):
     module, params = encoder
     half = module.copy(dtype=jnp.bfloat16)
     features = apply(half, params, images())
-    assert features.dtype == jnp.float32  # what the blocks add up is
+    assert features.dtype == jnp.float32  # the final norm's
     exact = apply(module, params, images())
     assert (features != exact).any()
     np.testing.assert_allclose(features, exact, atol=0.1)

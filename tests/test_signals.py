@@ -1,4 +1,4 @@
-"""Asked twice, a process ends at once, whatever it does; in processes of their own."""
+"""Asked again, a process ends at once, whatever it does; in processes of their own."""
 
 import os
 import pathlib
@@ -78,8 +78,10 @@ def test_timeout_signals_twice_and_asks_once(begin):
     process.send_signal(signal.SIGTERM)
     assert process.stderr.readline() == "again to stop at once\n"
     process.send_signal(signal.SIGTERM)
-    time.sleep(TOGETHER / 2)
+    time.sleep(TOGETHER + 0.1)
     assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 128 + signal.SIGTERM
 
 
 def test_the_terminal_gets_its_cursor_back(begin):

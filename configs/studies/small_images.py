@@ -120,6 +120,7 @@ REGULARIZERS = {  # weights of variance and covariance
     "twice as much": (0.2, 0.02),
     "more covariance": (0.1, 0.04),
     "less covariance": (0.1, 0.0025),
+    "far less covariance": (0.1, 0.0006),
     "variance alone": (0.1, 0.0),
     "covariance alone": (0.0, 0.01),
 }

@@ -29,11 +29,13 @@ from jepa_jax.flops import step_flops
 from jepa_jax.parallel.host_memory import keep_freed_memory
 from jepa_jax.parallel.sharding import batch_sharding, make_mesh, tree_sharding
 from jepa_jax.training.batches import to_devices, train_batches
+from jepa_jax.training.changes import differing
 from jepa_jax.training.ledger import Ledger
 from jepa_jax.training.rate import IN_FLIGHT, Rate
 from jepa_jax.training.setup import build_model, jit_step, purpose_key
 from jepa_jax.validation import validate
 
+COARSER = ("model.residual", "model.target_dtype")  # numbers, of the same work
 STEPS_PER_EPOCH = 1000  # of schedules that are of no account here
 
 
@@ -126,6 +128,7 @@ class Training:
             "device": device,
             "devices": self.mesh.size,
             "dtype": self.config.model.dtype,
+            "coarser": {key: at for key, at in differing(self.config).items() if key in COARSER},
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
             "images": list(self._images.shape),
             "context": list(drawn.context.shape),

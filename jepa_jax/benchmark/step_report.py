@@ -98,6 +98,8 @@ def read(path: str) -> list[dict[str, Any]]:
 def report_change(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """A table of ratios, now to before, for each contender that both runs have.
 
+    Where one had coarser numbers than the other, it is told.
+
     Raises:
       UserError: if they did not do the same work.
     """
@@ -116,4 +118,7 @@ def report_change(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> N
             *((old[key], row[key]) for key in ("compile_seconds", "start_seconds")),
         ]
         table.add_row(row["contender"], *(f"{b / a:.3f}×" for a, b in pairs))
+        coarser = [each.get("coarser") or "as the recipe's" for each in (row, old)]
+        if coarser[0] != coarser[1]:
+            table.caption = "precision now: {}; before: {}".format(*coarser)
     Console().print(table)

@@ -15,6 +15,7 @@ from jepa_jax import ijepa
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.features import Encode, Rows, pixels_in_a_row, stream
+from jepa_jax.models.transformer import EXACT
 from jepa_jax.parallel.sharding import tree_sharding
 from jepa_jax.pretrained import Backbone as Encoder
 from jepa_jax.pretrained import Pretrained
@@ -118,7 +119,7 @@ def untrained(config: ConfigDict) -> Encoders:
     shape = (*view.size, view.channels)
     start = jax.jit(lambda key: ijepa.init(model, key, shape).target)
     params = jax.device_get(start(purpose_key(config.seed, "init")))
-    encoder = model.encoder.clone(dtype=jax.numpy.float32, remat="none")
+    encoder = model.encoder.clone(**EXACT)
     pretrained = Pretrained(Encoder(encoder, model.mean, model.std), params, view)
     return Encoders("untrained encoder", (pretrained,))
 

@@ -5,7 +5,6 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import StorageError, UserError
+from jepa_jax.models.transformer import EXACT
 from jepa_jax.pretrained import Backbone, Pretrained
 from jepa_jax.training.changes import stored_config
 from jepa_jax.training.checksums import checksums
@@ -56,7 +56,7 @@ def read_run(path: os.PathLike, part: str) -> Pretrained:
     if checkpoint.results:
         about["results"] = checkpoint.results
     return Pretrained(
-        Backbone(model.encoder.clone(dtype=jnp.float32, remat="none"), model.mean, model.std),
+        Backbone(model.encoder.clone(**EXACT), model.mean, model.std),
         read_state(checkpoint, PARTS[part]),
         EvalView.of(config.data),
         part,

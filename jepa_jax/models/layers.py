@@ -22,11 +22,11 @@ from jepa_jax.models.platform import platform
 kernel_init = nn.initializers.normal(0.02)
 LAYER_NORM_EPS = 1e-6
 FLOAT8 = jnp.float8_e4m3fn
-FLOAT8_MAX = 448.0  # what is larger would be NaN
+FLOAT8_MAX = float(jnp.finfo(FLOAT8).max)  # what is larger would be NaN
 
 
 def result_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Of a product with weights whose operands are of `dtype`."""
+    """Of a product with weights whose operands are of `dtype`: the same, but of float8 bfloat16."""
     return jnp.dtype(jnp.bfloat16 if dtype == FLOAT8 else dtype)
 
 
@@ -43,8 +43,8 @@ class Dense(nn.Module):
 
     With an `activation`, what it makes of the sum, which is computed again in the backward pass.
 
-    With the dtype `FLOAT8`, of x and the kernel, the result is bfloat16. There is no gradient to
-    speak of then.
+    With the dtype `FLOAT8`, of x and the kernel, the result is bfloat16. It is not for training:
+    gradients would be float8 too, and vanish.
     """
 
     outputs: tuple[int, ...]
@@ -90,7 +90,8 @@ def _in_range(
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """A kernel of which each output's weights fill the range of float8, and by what to multiply it.
 
-    Weights of .02 would be where the numbers of float8 lie as far apart as they are large.
+    Float8's numbers are never closer than .002: of weights of .02 they would keep three bits at
+    most, and of smaller ones fewer.
     """
     axes = tuple(range(input_axes))
     largest = jnp.abs(kernel).max(axes, keepdims=True)

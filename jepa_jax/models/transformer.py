@@ -21,6 +21,10 @@ REMAT_POLICIES = {
 }
 
 
+# How a network is trained, which is not to be seen in its features afterwards.
+EXACT = {"dtype": jnp.float32, "residual": jnp.float32, "remat": "none"}
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention; heads come first, so that each is one matrix product.
 
@@ -48,7 +52,7 @@ class SelfAttention(nn.Module):
         else:
             mixed = attention(*attended, self.kernel)
         mixed = jnp.moveaxis(mixed, 1, 2)
-        # Attention's kernels give no float8, and to make it is no faster than a product in bfloat16.
+        # Attention's kernels give no float8; to make it takes what a faster product would save.
         dtype = result_dtype(self.dtype)
         return Dense((width,), dtype, input_axes=2, name="projection")(mixed)
 
@@ -95,7 +99,8 @@ class Block(nn.Module):
     def _kept(self, change: Float[Array, "B N D"], which: int) -> Float[Array, "B N D"]:
         if not self.has_variable("drop_path", "keep"):
             return change
-        return self.get_variable("drop_path", "keep")[which][:, None, None] * change
+        keep = self.get_variable("drop_path", "keep")[which].astype(change.dtype)
+        return keep[:, None, None] * change
 
 
 class Transformer(nn.Module):

@@ -49,7 +49,7 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
     if batch.masks.context.ndim > 2:  # several draws for each image: one is enough
         batch = batch._replace(masks=jax.tree.map(lambda x: x[:, 0], batch.masks))
     masks = batch.masks
-    features = ijepa.encode(model, state.target, batch.images)  # (n, N, D)
+    features = ijepa.encode_targets(model, state.target, batch.images)  # (n, N, D)
     normal = losses.normalize_targets(features)
     pixels = model.targets == "pixels"
     of_patch = ijepa.normal_pixels(model, batch.images) if pixels else normal

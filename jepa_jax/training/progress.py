@@ -96,6 +96,13 @@ def result_table(results: dict[str, dict[str, float]]) -> Table:
     return table
 
 
+def _precision(model: ConfigDict) -> str:
+    """Of products; of what blocks add up and of the target encoder's products, if unusual."""
+    residual = f", sums in {model.residual}" if model.residual != "float32" else ""
+    target = f", target encoder in {model.target_dtype}" if model.target_dtype else ""
+    return f"{model.dtype}{residual}{target}"
+
+
 def introduction(config: ConfigDict, params: dict[str, Any], loader: Any, total: int) -> str:
     """What is going to run, in two lines."""
     count = {
@@ -108,7 +115,7 @@ def introduction(config: ConfigDict, params: dict[str, Any], loader: Any, total:
         f"{height}×{width} images in patches of {config.model.patch_size}: encoder"
         f" {size['width']} wide, {size['depth']} deep ({count['encoder']:.2f}M parameters),"
         f" predictor {config.predictor.width} wide, {config.predictor.depth} deep"
-        f" ({count['predictor']:.2f}M); {config.model.dtype}"
+        f" ({count['predictor']:.2f}M); {_precision(config.model)}"
         f" on {jax.device_count()} {jax.devices()[0].platform} device(s)\n"
         f"{loader.steps_per_epoch * config.train.batch_size:,} images an epoch in batches of"
         f" {config.train.batch_size}: {total:,} steps"

@@ -9,8 +9,8 @@ import time
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds in which more of them are the same wish: `timeout`, for one, signals a process and then
-# its group, in which it is.
-TOGETHER = 1.0
+# its group, in which it is. Counted when they are read, which Python may delay.
+TOGETHER = 0.2
 SHOW_CURSOR = b"\x1b[?25h"
 
 

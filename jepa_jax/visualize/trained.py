@@ -15,6 +15,7 @@ from jepa_jax import ijepa, losses
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.interop.runs import Checkpoint, find_checkpoint, read_state
 from jepa_jax.masks import Masks
+from jepa_jax.models.transformer import EXACT
 from jepa_jax.pretrained import Backbone, Pretrained
 from jepa_jax.training.setup import build_model, purpose_key
 
@@ -97,9 +98,11 @@ def _trained(checkpoint: Checkpoint) -> Trained:
 def _float32(config: ConfigDict) -> ijepa.IJEPA:
     """The model, exact, and without what only saves memory in training."""
     model = build_model(config, steps_per_epoch=1)  # of which the modules know nothing
-    exact = {"dtype": jnp.float32, "remat": "none"}
     return dataclasses.replace(
-        model, encoder=model.encoder.clone(**exact), predictor=model.predictor.clone(**exact)
+        model,
+        encoder=model.encoder.clone(**EXACT),
+        predictor=model.predictor.clone(**EXACT),
+        target_dtype=None,
     )
 
 
