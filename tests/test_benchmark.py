@@ -145,6 +145,13 @@ def test_other_work_is_not_compared(key, value):
         step_report.report_change([ROW], [ROW | {key: value}])
 
 
+def test_coarser_numbers_are_told(capsys):
+    row = ROW | {"contender": "ours", "compile_seconds": 1.0, "start_seconds": 2.0}
+    step_report.report_change([row], [row | {"coarser": {"model.residual": "bfloat16"}}])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "precision now: {'model.residual': 'bfloat16'}; before: the usual" in told
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -153,6 +160,8 @@ def test_other_work_is_not_compared(key, value):
         ("train.draws", 2),
         ("regularizer.variance", 0.1),
         ("regularizer.covariance", 0.1),
+        ("model.residual", "bfloat16"),
+        ("model.target_dtype", "float8_e4m3fn"),
     ],
 )
 def test_what_the_peer_does_not_do_is_not_compared(tmp_path, key, value):

@@ -118,7 +118,7 @@ def report_change(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> N
             *((old[key], row[key]) for key in ("compile_seconds", "start_seconds")),
         ]
         table.add_row(row["contender"], *(f"{b / a:.3f}×" for a, b in pairs))
-        coarser = [each.get("coarser") or "as the recipe's" for each in (row, old)]
+        coarser = [each.get("coarser") or "the usual" for each in (row, old)]
         if coarser[0] != coarser[1]:
             table.caption = "precision now: {}; before: {}".format(*coarser)
     Console().print(table)
