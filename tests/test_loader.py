@@ -249,6 +249,34 @@ def test_workers_end_with_a_killed_process():
     process.communicate(timeout=20)  # workers have the pipe too: it ends with the last of them
 
 
+SHARED = """
+import sys
+from jepa_jax.config import defaults
+from jepa_jax.data.loader import TrainBatches, evaluation_batches
+from jepa_jax.data.sources import open_source
+
+data = defaults().data
+data.source, data.path, data.test_split = "npz", sys.argv[1] + "/{split}.npz", "train"
+data.image_size, data.workers = (64, 64), 2
+source = open_source(data, "train")
+batches = TrainBatches(source, data, seed=0, batch_size=64).iterate()
+next(batches)
+for _ in range(2):  # as probes do, while workers make batches for training
+    for _ in evaluation_batches(source, data, 64):
+        next(batches)
+batches.close()
+"""
+
+
+def test_workers_leave_no_shared_memory_to_be_warned_of(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (256, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "train.npz", images=images)
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_workers_leave_ctrl_c_to_us(capfd):
     made = TrainBatches(noise(100), settings(workers=2), seed=0, batch_size=32)
     steps = made.iterate()

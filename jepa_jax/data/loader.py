@@ -5,6 +5,7 @@ devices compute.
 """
 
 import errno
+import gc
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -229,17 +230,20 @@ def _ahead(
         parts = grain.experimental.WithOptionsIterDataset(parts, shared)
         options = grain.MultiprocessingOptions(workers, buffered)
         parts = parts.mp_prefetch(options, worker_init_fn=_begin_worker)
-    with closing(iter(parts.batch(parts_per_batch, batch_fn=_join))) as batches:
-        try:
+    try:
+        with closing(iter(parts.batch(parts_per_batch, batch_fn=_join))) as batches:
             yield from batches
-        except RuntimeError as error:
-            if "terminated unexpectedly" in str(error):  # Grain's only word for it
-                raise WorkerDied from error
-            raise
-        except OSError as error:
-            if workers and error.errno in (errno.ENOSPC, errno.ENOMEM):
-                raise WorkerDied from error
-            raise
+    except RuntimeError as error:
+        if "terminated unexpectedly" in str(error):  # Grain's only word for it
+            raise WorkerDied from error
+        raise
+    except OSError as error:
+        if workers and error.errno in (errno.ENOSPC, errno.ENOMEM):
+            raise WorkerDied from error
+        raise
+    finally:
+        if workers:  # or what they shared goes later, at a moment of which multiprocessing warns
+            gc.collect()
 
 
 def _begin_worker(*_) -> None:
