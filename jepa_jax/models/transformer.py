@@ -20,8 +20,7 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
-
-# How a network is trained, which is not to be seen in its features afterwards.
+# What a trained network is evaluated with, however it was trained.
 EXACT = {"dtype": jnp.float32, "residual": jnp.float32, "remat": "none"}
 
 
