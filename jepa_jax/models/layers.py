@@ -58,8 +58,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs))
         bias = self.param("bias", nn.initializers.zeros, self.outputs)
         of_result = result_dtype(self.dtype)
-        scale = None
-        if self.dtype == FLOAT8:
+        if is_float8 := self.dtype == FLOAT8:
             kernel, scale = _in_range(kernel, self.input_axes)
         tokens, matrix, offset = (
             cast(array, dtype).reshape(shape)
@@ -71,11 +70,11 @@ class Dense(nn.Module):
         )
         if kernel.ndim > 2:
             matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
-        if scale is None:
-            product = tokens @ matrix
-        else:
+        if is_float8:
             product = jnp.matmul(tokens, matrix, preferred_element_type=of_result)
             product *= jnp.broadcast_to(scale.astype(of_result).reshape(-1), product.shape)
+        else:
+            product = tokens @ matrix
         if self.activation is None:
             result = _sum(product, offset)
         elif platform() == "tpu":  # which would keep more than the sum, if it were computed again
