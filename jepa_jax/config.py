@@ -70,7 +70,7 @@ def defaults() -> ConfigDict:
     # and later)
     c.model.target_dtype = placeholder(str)
     # auto | xla: written out, for XLA to fuse | fused: the kernel of a GPU (cuDNN) or TPU (splash),
-    # which auto takes on a GPU, and on a TPU for 512 tokens and more; elsewhere xla
+    # which auto takes on a GPU from 33 tokens on, and on a TPU from 512; elsewhere xla
     c.model.attention = "auto"
     # Blocks in one turn of a scan; the depth: without a scan; 0: without on GPUs, 1 elsewhere.
     c.model.unroll = 0

@@ -51,6 +51,7 @@ def on_cudnn(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", written_out)
     monkeypatch.setattr(seam, "platform", lambda: "gpu")
     monkeypatch.setattr(seam, "cudnn_takes", lambda query: True)
+    monkeypatch.setattr(seam, "CUDNN_FROM", 1)
     return asked
 
 
@@ -91,10 +92,18 @@ def test_where_cudnn_does_not_take_it_it_is_written_out(
     monkeypatch.setattr(
         jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)]
     )
-    query, key, _ = arrays(2, 2, width=width, dtype=dtype)
+    query, key, _ = arrays(2, seam.CUDNN_FROM, width=width, dtype=dtype)
     for choice in ("auto", "fused"):
         assert kernel(choice, query, key).__name__ == ("cudnn" if taken else "xla")
     assert kernel("xla", query, key) is seam.xla
+
+
+def test_a_gpu_writes_short_sequences_out(monkeypatch):
+    monkeypatch.setattr(seam, "platform", lambda: "gpu")
+    monkeypatch.setattr(seam, "cudnn_takes", lambda query: True)
+    query, key, _ = arrays(2, seam.CUDNN_FROM - 1)
+    assert kernel("auto", query, key) is seam.xla
+    assert kernel("fused", query, key).__name__ == "cudnn"
 
 
 def test_a_tpu_splashes_long_sequences(monkeypatch):
