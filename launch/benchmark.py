@@ -7,7 +7,7 @@
     python launch/benchmark.py masks --config=configs/vitl16.py
     python launch/benchmark.py data --config=configs/vitb16.py --workers=2 --peer=torch
     python launch/benchmark.py checkpoint --config=configs/vitb16.py --config.train.batch_size=64
-    python launch/benchmark.py gpu --peer=torch --out=gpu.jsonl
+    python launch/benchmark.py gpu --peer=torch --coarser --out=gpu.jsonl
 
 step: the recipe's training step on noise: images/s, MFU, compile time, memory, host time (but on
   a CPU); and how long it waits for the recipe's own images.
@@ -53,6 +53,9 @@ SECONDS = flags.DEFINE_float("seconds", 10.0, "data, masks: of a round.", 0.1)
 EVERY = flags.DEFINE_integer("every", 50, "checkpoint: steps between two.", 1)
 SMALLEST = flags.DEFINE_integer("smallest", 16, "gpu: batch that is tried first, then twice it.", 1)
 LARGEST = flags.DEFINE_integer("largest", 2048, "gpu: batch that is tried last, if it fits.", 1)
+COARSER = flags.DEFINE_bool(
+    "coarser", False, "gpu: also ours with sums in bfloat16 and target products in float8."
+)
 FOLDER = flags.DEFINE_string("folder", None, "checkpoint: on the disk to measure.")
 
 
@@ -158,6 +161,7 @@ def gpu(config, folder):
         steps=STEPS.value or 10,
         rounds=ROUNDS.value,
         peer=PEER.value is not None,
+        coarser=COARSER.value,
     )
     return rows, functools.partial(report, recipes=recipes)
 

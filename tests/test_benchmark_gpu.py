@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 import sys
 
 import pytest
@@ -146,6 +147,16 @@ def test_a_peer_that_is_added_takes_turns_too(sides, tmp_path):
     count = [len(gpu.best_of(rows, "tiny", tiny())) for rows in (alone, both)]
     assert count == [1, 3]
     assert [row for row in alone if row["what"] == "trial"] == both[: len(alone) - 1]
+
+
+def test_coarser_numbers_are_beside_ours_and_not_for_them(sides, tmp_path, capsys):
+    out, recipes = tmp_path / "out.jsonl", {"tiny": tiny()}
+    rows = gpu.measure(recipes, tmp_path, out, **SIZES | {"peer": False}, coarser=True)
+    best = gpu.best_of(rows, "tiny", tiny())
+    assert [row["contender"] for row in best] == ["jepa_jax, remat=dots", gpu.COARSE]
+    gpu_report.report(rows, recipes)
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"take [\d,]+ hours of one such device, [\d,]+ with coarser numbers", told)
 
 
 def test_what_was_found_of_another_setting_is_not_told(found):

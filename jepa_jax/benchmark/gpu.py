@@ -21,7 +21,11 @@ from jepa_jax.training.jsonlines import JsonLines
 WORTH_IT = 1.02  # times as fast a doubled batch has to be, to be doubled once more
 TRIED = ("train.batch_size", "train.accumulate", "model.remat")  # whatever the recipe says
 REMATS = ("none", "dots")  # of ours: the larger batch, or nothing computed twice
+# Numbers of ours that are coarser where they may be, which PyTorch's step has no counterpart of.
+COARSER = {"model.residual": "bfloat16", "model.target_dtype": "float8_e4m3fn"}
 ONE_GPU = {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
+
+COARSE = f"{OURS}, coarser"
 
 Row = dict[str, Any]
 
@@ -36,6 +40,7 @@ def measure(
     steps: int,
     rounds: int,
     peer: bool,
+    coarser: bool = False,
 ) -> list[Row]:
     """Looks for the best batch of each side, and lets them take turns, each with its own.
 
@@ -47,6 +52,7 @@ def measure(
       smallest: batch that is tried; then twice as many, up to `largest`, as `best_batch` says.
       steps: of a trial, and of a round at the end.
       peer: also the PyTorch step, plain and at its best.
+      coarser: also our step with `COARSER`.
 
     Returns:
       Rows of two kinds, by "what": "trial", each with one round or "out_of_memory"; and "best", of
@@ -58,7 +64,7 @@ def measure(
     """
     lines = JsonLines(epath.Path(out), what=str, recipe=str, contender=str)
     for recipe, config in recipes.items():
-        sides, shared = _sides(config, folder, peer), key_of(recipe, config)
+        sides, shared = _sides(config, folder, peer, coarser), key_of(recipe, config)
 
         def attempt(side: str, batch: int, shared=shared, sides=sides) -> Row:
             key = {"what": "trial", **shared, "contender": side, "batch": batch}
@@ -131,28 +137,30 @@ def _at(row: Row) -> tuple[str, int]:
 
 
 def _is_ours(row: Row | None) -> bool:
-    return row is not None and row["contender"].startswith(OURS)
+    return row is not None and row["contender"] in map(_name, REMATS)
 
 
 def _sides(
-    config: ConfigDict, folder: pathlib.Path, peer: bool
+    config: ConfigDict, folder: pathlib.Path, peer: bool, coarser: bool
 ) -> dict[str, Callable[[int], Contender]]:
     """By name: what makes a contender for a batch."""
 
     def sized(batch: int, **changes: str) -> ConfigDict:
         return changed(config, {"train.batch_size": batch, "train.accumulate": 1, **changes})
 
-    def ours(remat: str) -> Callable[[int], Contender]:
+    def ours(name: str, remat: str, **changes: str) -> Callable[[int], Contender]:
         def make(batch: int) -> Contender:
-            own = sized(batch, **{"model.remat": remat})
-            return our_contender(_name(remat), own, folder, environment=ONE_GPU)
+            own = sized(batch, **{"model.remat": remat}, **changes)
+            return our_contender(name, own, folder, environment=ONE_GPU)
 
         return make
 
     def theirs(style: str) -> Callable[[int], Contender]:
         return lambda batch: peer_contender(style, sized(batch), folder, ONE_GPU)
 
-    sides = {_name(remat): ours(remat) for remat in REMATS}
+    sides = {_name(remat): ours(_name(remat), remat) for remat in REMATS}
+    if coarser:
+        sides[COARSE] = ours(COARSE, "none", **COARSER)
     return sides | {f"torch {style}": theirs(style) for style in STYLES if peer}
 
 

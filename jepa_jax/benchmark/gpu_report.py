@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from jepa_jax.benchmark.gpu import best_of
+from jepa_jax.benchmark.gpu import COARSE, best_of
 
 IMAGES = 1_281_167  # of ImageNet-1k
 PAPER = {"vith14": "the paper's took 1,152 hours of an A100"}  # 16 for 72 hours
@@ -46,11 +46,15 @@ def report(rows: list[dict[str, Any]], recipes: dict[str, ConfigDict]) -> None:
         best = best_of(rows, recipe, config)
         found = summary(best)
         console.print(_table(f"{recipe}, {best[0]['dtype']}, {best[0]['device']}", best, found))
-        hours = config.train.epochs * IMAGES / found[0]["images_per_second"] / 3600
+        hours = {
+            row["contender"]: config.train.epochs * IMAGES / each["images_per_second"] / 3600
+            for row, each in zip(best, found, strict=True)
+        }
+        coarser = f", {hours[COARSE]:,.0f} with coarser numbers" if COARSE in hours else ""
         told = f"; {PAPER[recipe]}" if recipe in PAPER else ""
         console.print(
-            f"{config.train.epochs:g} epochs of {IMAGES:,} images would take {hours:,.0f} hours of"
-            f" one such device{told}"
+            f"{config.train.epochs:g} epochs of {IMAGES:,} images would take"
+            f" {hours[best[0]['contender']]:,.0f} hours of one such device{coarser}{told}"
         )
 
 
