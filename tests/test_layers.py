@@ -46,6 +46,22 @@ def test_the_gradient_of_the_norm(device):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("activation", [None, gelu], ids=["alone", "gelu"])
+def test_the_gradient_of_a_bias_is_summed_in_float32(device, activation):
+    layer = Dense((8,), jnp.bfloat16, activation=activation)
+    x, weights = drawn(2048, 4), drawn(2048, 8, seed=1)
+    params = layer.init(jax.random.key(0), x)["params"]
+
+    def loss(params, x, weights):
+        return (layer.apply({"params": params}, x) * weights).sum()
+
+    found = jax.grad(loss)(params, x, jnp.asarray(weights, jnp.bfloat16))["bias"]
+    row = jax.vmap(jax.grad(loss), (None, 0, 0))
+    of_rows = row(params, x[:, None], jnp.asarray(weights, jnp.bfloat16)[:, None])["bias"]
+    expected = np.float64(of_rows).sum(0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
 def test_a_norm_in_bfloat16_is_that_of_float32_rounded(device):
     x, scale, bias = drawn(4, 16), drawn(16, seed=1), drawn(16, seed=2)
     half, whole = (

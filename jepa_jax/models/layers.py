@@ -60,14 +60,11 @@ class Dense(nn.Module):
         of_result = result_dtype(self.dtype)
         if is_float8 := self.dtype == FLOAT8:
             kernel, scale = _in_range(kernel, self.input_axes)
-        tokens, matrix, offset = (
-            cast(array, dtype).reshape(shape)
-            for array, dtype, shape in (
-                (x, self.dtype, (math.prod(leading), -1)),
-                (kernel, self.dtype, (math.prod(inputs), -1)),
-                (bias, of_result, (-1,)),
-            )
+        tokens, matrix = (
+            cast(array, self.dtype).reshape(math.prod(axes), -1)
+            for array, axes in ((x, leading), (kernel, inputs))
         )
+        offset = bias.reshape(-1)
         if kernel.ndim > 2:
             matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
         if is_float8:
@@ -99,7 +96,10 @@ def _in_range(
 
 
 def _sum(product: Float[Array, "rows D"], offset: Float[Array, " D"]) -> Float[Array, "rows D"]:
-    return product + jnp.broadcast_to(offset, product.shape)
+    """In the product's dtype. The offset is cast only when it has all rows: its gradient is a sum
+    over these, which GPUs from Hopper on would take in bfloat16 throughout.
+    """
+    return product + jnp.broadcast_to(offset, product.shape).astype(product.dtype)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
