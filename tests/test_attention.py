@@ -67,10 +67,18 @@ def test_cudnn_is_asked_for_the_same(on_cudnn, length):
     assert set(on_cudnn) == {"cudnn"}
 
 
-def test_cudnn_serves_blocks_of_one_pass(on_cudnn):
+def test_cudnn_serves_blocks_of_one_pass(on_cudnn, monkeypatch):
+    unmapped = jax.custom_batching.custom_vmap(seam.cudnn)
+    monkeypatch.setattr(seam, "cudnn", unmapped)
+
+    @unmapped.def_vmap
+    def refuse(*_):  # as cuDNN's does where the mapped axis isn't the first
+        raise NotImplementedError
+
     qkv, length = arrays(10, 10), jnp.asarray([[3, 1], [2, 2], [3, 3]], jnp.int32)
     found = attention_by_block(*qkv, length, 3)
     np.testing.assert_allclose(found, attention_by_block(*qkv, length, 3, "xla"), atol=1e-5)
+    assert set(on_cudnn) == {"cudnn"}
 
 
 @pytest.mark.parametrize(

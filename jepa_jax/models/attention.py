@@ -79,21 +79,23 @@ def attention_by_block(
       query: of all N tokens, or of the blocks' alone.
       length: how many of a block's `size` tokens are real.
     """
-    blocks = length.shape[1]
+    lengths = jnp.unstack(length, axis=1)
+    context = key.shape[2] - len(lengths) * size
 
-    def split(x: Array) -> tuple[Array, Array]:  # (B, H, K, E) and (B, H, M, P, E)
-        seen, rest = jnp.split(x, [x.shape[2] - blocks * size], axis=2)
-        return seen, rest.reshape(*x.shape[:2], blocks, size, -1)
+    def split(x: Array) -> list[Array]:  # [context | block | … | block]
+        begins = [x.shape[2] - count * size for count in range(len(lengths), 0, -1)]
+        return jnp.split(x, begins, axis=2)
 
-    (asks, asked), (key, own_key), (value, own_value) = split(query), split(key), split(value)
+    def both(seen: Array, own: Array) -> Array:
+        return jnp.concatenate([seen, own], axis=2)
 
-    def of_block(query: Array, own_key: Array, own_value: Array, length: Array) -> Array:
-        keys = jnp.concatenate([key, own_key], axis=2)
-        return attention(query, keys, jnp.concatenate([value, own_value], axis=2), length, choice)
-
-    lengths = key.shape[2] + length
-    mixed = jax.vmap(of_block, (2, 2, 2, 1), 2)(asked, own_key, own_value, lengths)
-    mixed = mixed.reshape(*asked.shape[:2], blocks * size, -1)
-    if not asks.shape[2]:
-        return mixed
-    return jnp.concatenate([attention(asks, key, value, None, choice), mixed], axis=2)
+    (asks, *asked), (key, *keys), (value, *values) = map(split, (query, key, value))
+    # One by one: mapped over blocks, cuDNN's kernel refuses; with blocks as further sequences of
+    # the batch, a TPU's compiler gathers heads that a mesh has split.
+    mixed = [
+        attention(block, both(key, own_key), both(value, own_value), context + real, choice)
+        for block, own_key, own_value, real in zip(asked, keys, values, lengths, strict=True)
+    ]
+    if asks.shape[2]:
+        mixed.insert(0, attention(asks, key, value, None, choice))
+    return jnp.concatenate(mixed, axis=2)
