@@ -36,15 +36,23 @@ SAME = {  # mesh and settings that change how, and not what, is computed
 }
 # VICReg's terms, of each part of a batch and over all devices.
 TERMS = {"regularizer.variance": 0.5, "regularizer.covariance": 0.05, "train.accumulate": 2}
-WITH_TERMS = {f"{mesh}, with terms": (mesh, TERMS) for mesh in ("one device", "mixed")}
+OTHERWISE = {  # settings that change what is computed, for which one device is the measure
+    "with terms": TERMS,
+    "in float8": {"model.target_dtype": "float8_e4m3fn"},
+}
+CHANGED = {
+    f"{mesh}, {what}": (mesh, changes)
+    for what, changes in OTHERWISE.items()
+    for mesh in ("one device", "mixed")
+}
 HALF, LAST = 5, 10
 
 
 class Way:
-    """One of those in SAME or WITH_TERMS."""
+    """One of those in SAME or CHANGED."""
 
     def __init__(self, name: str):
-        mesh, changes = (SAME | WITH_TERMS)[name]
+        mesh, changes = (SAME | CHANGED)[name]
         self.config = tiny()
         self.config.train.warmup_epochs = 0.0
         self.config.update_from_flattened_dict(changes)
@@ -75,7 +83,7 @@ class Way:
 
 
 def alone(folder: pathlib.Path) -> dict[str, list[float]]:
-    ways, losses = {name: Way(name) for name in (*SAME, *WITH_TERMS)}, {}
+    ways, losses = {name: Way(name) for name in (*SAME, *CHANGED)}, {}
     for name, way in ways.items():
         state, before = way.losses(way.fresh(), 0, HALF)
         if name in MESHES:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jepa_jax.parallel.cpu import xla_flags
-from tests.scale.ten_steps import HALF, LAST, MESHES, SAME
+from tests.scale.ten_steps import HALF, LAST, MESHES, OTHERWISE, SAME
 
 SCRIPT = pathlib.Path(__file__).with_name("ten_steps.py")
 ROOT = SCRIPT.parents[2]
@@ -61,9 +61,12 @@ def test_ten_steps_are_the_same_however_they_are_computed(alone, expected, name:
     np.testing.assert_allclose(alone[name], expected, rtol=1e-5)
 
 
-def test_variance_and_covariance_are_those_over_all_devices(alone):
-    found, expected = (alone[f"{mesh}, with terms"] for mesh in ("mixed", "one device"))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_what_is_computed_otherwise_is_the_same_on_a_mesh(alone, expected, what: str):
+    """Variance, covariance and the scales of float8 are those over all devices."""
+    found, otherwise = (alone[f"{mesh}, {what}"] for mesh in ("mixed", "one device"))
+    np.testing.assert_allclose(found, otherwise, rtol=1e-5)
+    assert otherwise != expected
 
 
 @pytest.mark.parametrize(("saved", "to"), list(itertools.permutations(MESHES, 2)))
