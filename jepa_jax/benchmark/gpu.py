@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 
 import jepa_jax
 from jepa_jax.benchmark.contender import WARM_UP, Contender, OutOfMemory, take_turns
-from jepa_jax.benchmark.step import OURS, STYLES, check_same, our_contender, peer_contender
+from jepa_jax.benchmark.step import (
+    COARSER,
+    OURS,
+    STYLES,
+    check_same,
+    our_contender,
+    peer_contender,
+)
 from jepa_jax.config import changed
 from jepa_jax.errors import UserError
 from jepa_jax.training.changes import differing
@@ -21,11 +28,8 @@ from jepa_jax.training.jsonlines import JsonLines
 WORTH_IT = 1.02  # times as fast a doubled batch has to be, to be doubled once more
 TRIED = ("train.batch_size", "train.accumulate", "model.remat")  # whatever the recipe says
 REMATS = ("none", "dots")  # of ours: the larger batch, or nothing computed twice
-# Numbers of ours that are coarser where they may be, which PyTorch's step has no counterpart of.
-COARSER = {"model.residual": "bfloat16", "model.target_dtype": "float8_e4m3fn"}
+COARSE = f"{OURS}, coarser"  # by `COARSER`
 ONE_GPU = {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
-
-COARSE = f"{OURS}, coarser"
 
 Row = dict[str, Any]
 

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from jepa_jax import ijepa, masks
 from jepa_jax.benchmark.contender import largest_memory, serve, time_steps
 from jepa_jax.benchmark.peaks import measured_peak, sheet_peak
+from jepa_jax.benchmark.step import COARSER
 from jepa_jax.config import mask_spec, mesh_shape
 from jepa_jax.data.broken import Broken
 from jepa_jax.data.loader import TrainBatches
@@ -35,7 +36,6 @@ from jepa_jax.training.rate import IN_FLIGHT, Rate
 from jepa_jax.training.setup import build_model, jit_step, purpose_key
 from jepa_jax.validation import validate
 
-COARSER = ("model.residual", "model.target_dtype")  # numbers, of the same work
 STEPS_PER_EPOCH = 1000  # of schedules that are of no account here
 
 

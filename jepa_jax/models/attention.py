@@ -43,11 +43,12 @@ def kernel(choice: str, query: Array, key: Array) -> Callable[..., Array]:
     backend = platform()
     if choice == "xla":
         return xla
-    if backend == "tpu" and (choice == "fused" or key.shape[2] >= SPLASH_FROM):
+    fused, keys = choice == "fused", key.shape[2]
+    if backend == "tpu" and (fused or keys >= SPLASH_FROM):
         # In what each replica accumulates by itself, XLA can't split a kernel once more.
         return xla if jax.sharding.get_abstract_mesh().manual_axes else splash
-    if backend == "gpu" and (choice == "fused" or key.shape[2] >= CUDNN_FROM):
-        return cudnn if cudnn_takes(query) else xla
+    if backend == "gpu" and (fused or keys >= CUDNN_FROM) and cudnn_takes(query):
+        return cudnn
     return xla
 
 

@@ -57,7 +57,6 @@ class Dense(nn.Module):
         leading, inputs = x.shape[: -self.input_axes], x.shape[-self.input_axes :]
         kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs))
         bias = self.param("bias", nn.initializers.zeros, self.outputs)
-        of_result = result_dtype(self.dtype)
         if is_float8 := self.dtype == FLOAT8:
             kernel, scale = _in_range(kernel, self.input_axes)
         tokens, matrix = (
@@ -68,6 +67,7 @@ class Dense(nn.Module):
         if kernel.ndim > 2:
             matrix = split_as_kernel(matrix, heads=0 if self.input_axes > 1 else 1)
         if is_float8:
+            of_result = result_dtype(self.dtype)
             product = jnp.matmul(tokens, matrix, preferred_element_type=of_result)
             product *= jnp.broadcast_to(scale.astype(of_result).reshape(-1), product.shape)
         else:
