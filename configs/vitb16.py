@@ -2,6 +2,9 @@
 
     python launch/train.py --config=configs/vitb16.py --workdir=runs/vitb16
 
+Images as class folders in data/imagenet/train and data/imagenet/val, or as TFDS builds them:
+docs/data.md has the command.
+
 Hardware: made for 8 accelerators of 40 GB or more, 256 images each. 600 epochs and the depth of
 the predictor are the paper's (table 1, appendix A.1), the rest is the published ViT-H/14 recipe,
 as none was published for this size; the paper reports 72.9 % with a linear probe (table 1).

@@ -2,6 +2,9 @@
 
     python launch/train.py --config=configs/vith14.py --workdir=runs/vith14
 
+Images as class folders in data/imagenet/train and data/imagenet/val, or as TFDS builds them:
+docs/data.md has the command.
+
 Hardware: the paper took 16 A100 for under 72 hours. Every number is that of the published recipe
 in1k_vith14_ep300 but for the masks, which are the paper's (masks.style); the paper reports 79.3 %
 with a linear probe (table 1).

@@ -2,6 +2,9 @@
 
     python launch/train.py --config=configs/vith16_448.py --workdir=runs/vith16_448
 
+Images as class folders in data/imagenet/train and data/imagenet/val, or as TFDS builds them:
+docs/data.md has the command.
+
 Hardware: the published recipe has 128 A100 with 16 images each. Every number is that of
 in1k_vith16-448_ep300 but for the masks, which are the paper's (masks.style); the paper reports
 81.1 % with a linear probe (table 1).

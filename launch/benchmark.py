@@ -81,9 +81,9 @@ def step(config, folder):
     from jepa_jax.benchmark.step import compare
     from jepa_jax.benchmark.step_report import read, report, report_change
 
-    before = read(COMPARE.value) if COMPARE.value else None
+    before = read(COMPARE.value) if COMPARE.value else []
     peer, steps = PEER.value is not None, STEPS.value or 5
-    rows = compare(config, folder, steps=steps, rounds=ROUNDS.value, peer=peer)
+    rows = compare(config, folder, steps=steps, rounds=ROUNDS.value, peer=peer, before=before)
 
     def tell(rows):
         report(rows)

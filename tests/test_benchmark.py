@@ -142,7 +142,14 @@ def test_a_step_that_is_made_where_it_is_asked_for_has_no_host_time(device: str,
 @pytest.mark.parametrize(("key", "value"), [("targets", [32, 4, 5]), ("flops", 56e12)])
 def test_other_work_is_not_compared(key, value):
     with pytest.raises(UserError, match=f"another {key}"):
-        step_report.report_change([ROW], [ROW | {key: value}])
+        step.check_unchanged([ROW], [ROW | {key: value}])
+
+
+def test_other_work_is_refused_before_it_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "start_all", lambda _: {step.OURS: ROW | {"flops": 56e12}})
+    monkeypatch.setattr(step, "take_turns", None)
+    with pytest.raises(UserError, match="another flops"):
+        step.compare(tiny(), tmp_path, steps=1, rounds=1, peer=False, before=[ROW])
 
 
 def test_coarser_numbers_are_told(capsys):

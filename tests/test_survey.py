@@ -108,3 +108,9 @@ def test_the_masks_are_those_of_the_run(photos, tmp_path, monkeypatch):
 def test_a_large_split_is_sampled(photos, tmp_path, capsys):
     inspect_data(photos, tmp_path / "out", most=3)
     assert "train: 5 images, of which 3 were looked at" in capsys.readouterr().out
+
+
+def test_names_that_are_not_listed_are_counted(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "LISTED", 0)
+    inspect_data(photos, tmp_path / "out", most=100)
+    assert "1 can't be read:\n  … and 1 more\n" in capsys.readouterr().out

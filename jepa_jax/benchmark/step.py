@@ -38,7 +38,13 @@ INPUT_STEPS = 10  # on the recipe's own images
 
 
 def compare(
-    config: ConfigDict, folder: pathlib.Path, *, steps: int, rounds: int, peer: bool
+    config: ConfigDict,
+    folder: pathlib.Path,
+    *,
+    steps: int,
+    rounds: int,
+    peer: bool,
+    before: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Rounds of steps of each contender, one after the other, so that all share a machine's moods.
 
@@ -51,6 +57,7 @@ def compare(
       folder: for what the contenders are told.
       steps: of a round.
       peer: also the PyTorch step, "torch plain" and "torch best", in the same precision.
+      before: rows of an earlier run, which these are to be held against.
 
     Returns:
       A row for each contender: what it is about, and "rounds": what each round took.
@@ -66,6 +73,7 @@ def compare(
         rows = start_all([ours, *peers])
         for each in peers:
             check_same(rows[OURS], rows[each.name])
+        check_unchanged(before, list(rows.values()))
         take_turns([ours, *peers], rows, steps=steps, rounds=rounds)
         rows[OURS]["input"] = ours.ask("input", INPUT_STEPS)
     return list(rows.values())
@@ -141,3 +149,20 @@ def check_same(ours: dict[str, Any], other: dict[str, Any], keys: Sequence[str] 
     for key in keys:
         if ours[key] != other[key]:
             raise UserError(f"{other['contender']} has {key} {other[key]}, ours {ours[key]}")
+
+
+def check_unchanged(before: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """Refuses to hold rows against an earlier run's that did other work, or on another device.
+
+    Raises:
+      UserError: naming the difference.
+    """
+    earlier = {row["contender"]: row for row in before}
+    for row in rows:
+        old = earlier.get(row["contender"], row)
+        for key in ("device", *SAME, "flops"):
+            if old.get(key) != row.get(key):  # the peer tells no FLOPs
+                raise UserError(
+                    f"--compare is of another {key}: {old[key]}, not {row[key]}; two settings are"
+                    " compared where they do the same work"
+                )

@@ -88,7 +88,7 @@ class Task:
         if len(lost) > share * len(split):
             raise UserError(
                 f"{len(lost)} of {len(split)} images of split {split.name!r} can't be read, more"
-                f" than data.broken_share={share:g} allows: launch/inspect.py data names them"
+                f" than data.broken_share={share:g} allows: launch/inspect.py data names some"
             )
         self.left_out.setdefault(split.name, set()).update(lost)
         return sound

@@ -104,3 +104,5 @@ def _list_names(console: Console, what: str, names: list[str]) -> None:
     console.print(f"{len(names)} {what}{':' if names else ''}", markup=False)
     for name in names[:LISTED]:
         console.print(f"  {name}", markup=False)
+    if len(names) > LISTED:
+        console.print(f"  … and {len(names) - LISTED:,} more", markup=False)

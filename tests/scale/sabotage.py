@@ -25,7 +25,6 @@ from jepa_jax.training.loop import train
 from jepa_jax.training.workdir import Workdir
 
 STEPS, EPOCH = 400, 937  # of 64 images
-ROOT = pathlib.Path(__file__).parents[2]
 NUMBERS = ("loss", "over_mean", "feature_std", "patch_cosine", "rank", "target_scale", "overlap")
 
 
@@ -111,7 +110,7 @@ CASES: tuple[Callable, ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=f"{ROOT.parent}/shared/data/fashion_mnist_{{split}}.npz")
+    parser.add_argument("--data", default="data/fashion_mnist_{split}.npz")
     parser.add_argument("--out", default="runs/sabotage")
     arguments = parser.parse_args()
     table = Table(title=f"{STEPS} steps of 64 images", title_justify="left")
