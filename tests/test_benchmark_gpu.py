@@ -4,6 +4,7 @@ import collections
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -136,6 +137,36 @@ def test_it_goes_on_after_what_is_there(found, tmp_path):
     what = [[row[key] for key in ("what", "contender", "batch")] for row in rows]
     assert [[row[key] for key in ("what", "contender", "batch")] for row in again] == what
     assert gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES) == again
+
+
+@pytest.mark.parametrize(
+    ("more", "trials"), [({"rounds": 3}, 1), ({"steps": 2}, 2), ({"steps": 2, "rounds": 1}, 2)]
+)
+def test_less_than_is_asked_for_is_no_answer(sides, tmp_path, more, trials):
+    out = tmp_path / "out.jsonl"
+    less = SIZES | {"peer": False}
+    asked = less | more
+    first = gpu.measure({"tiny": tiny()}, tmp_path, out, **less)
+    rows = gpu.measure({"tiny": tiny()}, tmp_path, out, **asked)
+    (best,) = gpu.best_of(rows, "tiny", tiny())
+    assert (best["steps"], len(best["rounds"])) == (asked["steps"], asked["rounds"])
+    assert len(rows) - 1 == trials * (len(first) - 1)
+    assert gpu.measure({"tiny": tiny()}, tmp_path, out, **less | {"rounds": 1}) == rows
+
+
+def test_another_torch_is_measured_anew(sides, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    for version in ("1.0", "2.0"):
+        installed = [SimpleNamespace(version=version)]
+        monkeypatch.setattr(gpu.metadata, "distributions", lambda name, it=installed: it)
+        rows = gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES)
+    assert collections.Counter((row["what"], row.get("torch")) for row in rows) == {
+        ("trial", None): 7,
+        ("trial", "1.0"): 6,
+        ("trial", "2.0"): 6,
+        ("best", None): 1,
+        ("best", "2.0"): 2,
+    }
 
 
 def test_a_peer_that_is_added_takes_turns_too(sides, tmp_path):

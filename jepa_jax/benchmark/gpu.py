@@ -4,6 +4,7 @@ import math
 import pathlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -49,7 +50,7 @@ def measure(
     """Looks for the best batch of each side, and lets them take turns, each with its own.
 
     Every trial is a process of its own. What it found is in `out` at once: the same command goes
-    on after it.
+    on after it. Rows of fewer steps or rounds than are asked for are no answer.
 
     Args:
       recipes: by name; their batch sizes are of no account.
@@ -71,11 +72,11 @@ def measure(
         sides, shared = _sides(config, folder, peer, coarser), key_of(recipe, config)
 
         def attempt(side: str, batch: int, shared=shared, sides=sides) -> Row:
-            key = {"what": "trial", **shared, "contender": side, "batch": batch}
+            key = {"what": "trial", **shared, **_peer(side), "contender": side, "batch": batch}
             for row in lines.rows():
-                if row.items() >= key.items():
+                if row.items() >= key.items() and row.get("steps", 0) >= steps:
                     return row
-            row = key | _trial(sides[side](batch), steps)
+            row = key | {"steps": steps} | _trial(sides[side](batch), steps)
             _check_device(row, lines.rows())
             lines.append(row)
             return row
@@ -86,7 +87,10 @@ def measure(
             raise UserError(f"{recipe}: a batch of {smallest} does not fit: take --smallest=1")
         rows = [ours, *(row for row in found if row and not _is_ours(row))]
         before = best_of(lines.rows(), recipe, config)
-        if set(map(_at, rows)) <= set(map(_at, before)):
+        enough = [
+            row for row in before if row.get("steps", 0) >= steps and len(row["rounds"]) >= rounds
+        ]
+        if set(map(_at, rows)) <= set(map(_at, enough)):
             continue
         turns = _turns(rows, sides, steps=steps, rounds=rounds)
         lines.change(
@@ -136,8 +140,15 @@ def speed(row: Row) -> float:
     return row["batch"] / row["rounds"][0]["step_seconds"]
 
 
-def _at(row: Row) -> tuple[str, int]:
-    return row["contender"], row["batch"]
+def _at(row: Row) -> tuple[str, int, str | None]:
+    return row["contender"], row["batch"], row.get("torch")
+
+
+def _peer(side: str) -> Row:
+    """The version of torch, for a side that runs in it; where there is none, the side tells."""
+    if not side.startswith("torch "):
+        return {}
+    return {"torch": next((each.version for each in metadata.distributions(name="torch")), None)}
 
 
 def _is_ours(row: Row | None) -> bool:
@@ -188,7 +199,7 @@ def _turns(
 ) -> list[Row]:
     """All sides, each at its best batch, in alternating rounds."""
     contenders = [sides[row["contender"]](row["batch"]) for row in rows]
-    best = {row["contender"]: row | {"what": "best", "rounds": []} for row in rows}
+    best = {row["contender"]: row | {"what": "best", "steps": steps, "rounds": []} for row in rows}
     with ExitStack() as running:
         for each in contenders:
             running.callback(each.stop)
