@@ -14,6 +14,7 @@ import jepa_jax
 from jepa_jax.config import defaults
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.ijepa import IJEPA
+from jepa_jax.interop import released as released_files
 from jepa_jax.interop.reference import export_encoder, export_predictor
 from jepa_jax.interop.released import write_released
 from jepa_jax.interop.torch_files import write_torch
@@ -59,7 +60,9 @@ def written(tmp_path_factory):
     """A run's folder, its state after 30 steps of 15 an epoch, and its file."""
     folder = tmp_path_factory.mktemp("run")
     state = save_run(folder, config())
-    write_released(folder, folder / "model.pth.tar")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(released_files, "SIZES", {"recorded": (48, 3, 3, 4.0)})
+        write_released(folder, folder / "model.pth.tar")
     return folder, state, folder / "model.pth.tar"
 
 
@@ -196,6 +199,22 @@ def test_a_predictor_that_the_reference_has_not(written, tmp_path, change, compl
 def test_targets_that_the_reference_has_not(written, tmp_path):
     with pytest.raises(UserError, match="it has no targets='pixels'"):
         write_released(changed(written[0], tmp_path, targets="pixels"), tmp_path / "model.pth.tar")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({}, "has vit_ti, .*no encoder of width 48, depth 3, 3 heads and an MLP ratio of 4"),
+        (
+            {"data": {"channels": 1}},
+            "square images with 3 channels: it has none of 8×8 patches with 1",
+        ),
+        ({"data": {"image_size": [48, 24]}}, "it has none of 8×4 patches with 3"),
+    ],
+)
+def test_an_encoder_that_the_reference_has_not(written, tmp_path, settings, complaint):
+    with pytest.raises(UserError, match=complaint):
+        write_released(changed(written[0], tmp_path, **settings), tmp_path / "model.pth.tar")
 
 
 def changed(run: pathlib.Path, folder: pathlib.Path, **settings) -> pathlib.Path:

@@ -21,6 +21,7 @@ from jepa_jax.interop.reference import (
 )
 from jepa_jax.interop.runs import find_checkpoint, read_state
 from jepa_jax.interop.torch_files import read_torch, write_torch
+from jepa_jax.models.vit import SIZES
 from jepa_jax.optim import Schedule
 from jepa_jax.pretrained import Backbone, Pretrained
 from jepa_jax.training.setup import build_model
@@ -95,18 +96,7 @@ def write_released(run: os.PathLike, path: os.PathLike) -> int:
     steps_per_epoch = max(1, examples // config.train.batch_size)
     model = build_model(config, steps_per_epoch)
     encoder, predictor = model.encoder, model.predictor
-    if model.targets != "features":
-        raise UserError(f"the reference predicts features: it has no targets={model.targets!r}")
-    if predictor.one_pass:
-        raise UserError(
-            "the reference's predictor has a pass for each block, in which the context sees it:"
-            " one of predictor.one_pass=True would compute something else there"
-        )
-    if predictor.heads != encoder.heads:
-        raise UserError(
-            f"the reference's predictor has as many heads as its encoder, {encoder.heads}, but this"
-            f" one has {predictor.heads}: it would compute something else there"
-        )
+    _check_known(model, config.data.channels)
     layouts = {
         "encoder": encoder_layout(encoder, config.data.channels, predictor.grid),
         "predictor": predictor_layout(predictor, encoder.width),
@@ -146,6 +136,37 @@ def write_released(run: os.PathLike, path: os.PathLike) -> int:
         },
     )
     return epoch
+
+
+def _check_known(model: IJEPA, channels: int) -> None:
+    """Refuses a model that the reference has not, which would start from the beginning silently.
+
+    Raises:
+      UserError: naming what it has not.
+    """
+    encoder, predictor = model.encoder, model.predictor
+    if model.targets != "features":
+        raise UserError(f"the reference predicts features: it has no targets={model.targets!r}")
+    if predictor.one_pass:
+        raise UserError(
+            "the reference's predictor has a pass for each block, in which the context sees it:"
+            " one of predictor.one_pass=True would compute something else there"
+        )
+    if predictor.heads != encoder.heads:
+        raise UserError(
+            f"the reference's predictor has as many heads as its encoder, {encoder.heads}, but this"
+            f" one has {predictor.heads}: it would compute something else there"
+        )
+    rows, columns = predictor.grid
+    if channels != 3 or rows != columns:
+        raise UserError(
+            "the reference has models of square images with 3 channels: it has none of"
+            f" {rows}×{columns} patches with {channels}"
+        )
+    size = encoder.width, encoder.depth, encoder.heads, encoder.mlp_ratio
+    if size not in SIZES.values():
+        told = "width {}, depth {}, {} heads and an MLP ratio of {:g}".format(*size)
+        raise UserError(f"the reference has {', '.join(SIZES)}: it has no encoder of {told}")
 
 
 def _optimizer(
