@@ -51,8 +51,9 @@ def test_tuned_positions_are_used(tmp_path):
 
 
 def test_a_class_token_is_refused(tmp_path):
-    write(tmp_path, cls_token=np.zeros((1, 1, 48), np.float32))
-    with pytest.raises(UserError, match="not of a plain vit_tiny_patch6_gap_48: cls_token is unk"):
+    zeros = np.zeros((1, 65, 48), np.float32)
+    write(tmp_path, cls_token=zeros[:, :1], pos_embed=zeros)
+    with pytest.raises(UserError, match="it has a class token, which I-JEPA's encoder has not"):
         jepa_jax.load(tmp_path, heads=3)
 
 

@@ -30,6 +30,11 @@ def read_timm(folder: os.PathLike, hints: Hints) -> Pretrained:
     try:
         tensors = read_weights(folder)
         encoder, channels = infer_encoder(tensors, hints)
+        if "cls_token" in tensors:
+            raise UserError(
+                "it has a class token, which I-JEPA's encoder has not: take a model without one,"
+                " such as vit_huge_patch14_gap_224.in1k_ijepa"
+            )
         grid, sincos = infer_grid(tensors.get("pos_embed", np.zeros(())))
         if not sincos:
             encoder = encoder.clone(positions="learned")
