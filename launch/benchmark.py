@@ -22,6 +22,7 @@ gpu: all there is to tell of one GPU: ViT-B/16, L/16 and H/14 (or --config), eac
 """
 
 import os
+import pathlib
 import sys
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -61,27 +62,38 @@ FOLDER = flags.DEFINE_string("folder", None, "checkpoint: on the disk to measure
 
 def main(what: str) -> None:
     import json
-    import pathlib
     import tempfile
 
     from jepa_jax.errors import UserError
+    from jepa_jax.training.workdir import storage_of
 
     if CONFIG.value is None and what != gpu.__name__:
         raise UserError("give a recipe: --config=configs/vitb16.py")
-    with tempfile.TemporaryDirectory(dir=FOLDER.value) as name:
+    if out := path_of(OUT):
+        with storage_of(out):  # before the work
+            out.parent.mkdir(parents=True, exist_ok=True)
+    with storage_of(FOLDER.value):
+        folder = tempfile.TemporaryDirectory(dir=path_of(FOLDER))
+    with folder as name:
         rows, report = MEASURES[what](CONFIG.value, pathlib.Path(name))
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     print(lines, end="")
-    if OUT.value:
-        pathlib.Path(OUT.value).write_text(lines)
     report(rows)
+    if out:
+        with storage_of(out):
+            out.write_text(lines)
+
+
+def path_of(flag):
+    """Where --FLAG=~/… is; None without it."""
+    return pathlib.Path(flag.value).expanduser() if flag.value else None
 
 
 def step(config, folder):
     from jepa_jax.benchmark.step import compare
     from jepa_jax.benchmark.step_report import read, report, report_change
 
-    before = read(COMPARE.value) if COMPARE.value else []
+    before = read(path_of(COMPARE)) if COMPARE.value else []
     peer, steps = PEER.value is not None, STEPS.value or 5
     rows = compare(config, folder, steps=steps, rounds=ROUNDS.value, peer=peer, before=before)
 
@@ -140,7 +152,6 @@ def checkpoint(config, folder):
 
 def gpu(config, folder):
     import functools
-    import pathlib
     import runpy
 
     from jepa_jax.benchmark.gpu import measure
@@ -155,7 +166,7 @@ def gpu(config, folder):
     rows = measure(
         recipes,
         folder,
-        pathlib.Path(OUT.value or folder / "gpu.jsonl"),
+        path_of(OUT) or folder / "gpu.jsonl",
         smallest=SMALLEST.value,
         largest=LARGEST.value,
         steps=STEPS.value or 10,

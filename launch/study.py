@@ -52,7 +52,8 @@ def main() -> int:
     study = open_study(path)
     factors = study.get_factors(CONFIG.value)
     runs = plan(CONFIG.value, factors, list(map(int, SEEDS.value)), ONLY.value)
-    records = epath.Path(RESULTS.value or os.path.join(OUT.value, "results"))
+    out = epath.Path(OUT.value).expanduser()
+    records = epath.Path(RESULTS.value).expanduser() if RESULTS.value else out / "results"
 
     def there():
         names = [file.stem for file in records.glob("*.json")] if records.exists() else []
@@ -62,7 +63,7 @@ def main() -> int:
     collect(there(), records)  # those of another setting are told before anything is trained
     if not SUMMARY.value:
         keep_freed_memory()
-        code = run_study(share(runs, PART.value), epath.Path(OUT.value), records)
+        code = run_study(share(runs, PART.value), out, records)
     title = (study.__doc__ or os.path.basename(path)).strip().splitlines()[0].rstrip(".")
     found = there()
     said = list(cli.without(sys.argv[1:], "only", "seeds", "part", "summary", "nosummary"))

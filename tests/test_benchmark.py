@@ -2,6 +2,8 @@
 
 import collections
 import importlib.util
+import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +13,7 @@ from jepa_jax.benchmark import attention, checkpoint, heads, masks, scaling, ste
 from jepa_jax.benchmark.data import compare, report
 from jepa_jax.config import changed, defaults
 from jepa_jax.errors import UserError
+from tests.commands import launch
 from tests.tiny import tiny
 
 
@@ -33,6 +36,23 @@ def test_our_input_is_measured(config, tmp_path, capsys):
     assert all(row["images_per_second"] > 0 and row["worker_mb"] > 10 for row in rows)
     report(rows, workers=1)
     assert "jepa_jax fast" in capsys.readouterr().out
+
+
+def test_a_folder_for_what_is_found_is_made(tmp_path):
+    command = "masks", "--config=configs/digits.py", "--rounds=1", "--seconds=0.1"
+    result = launch("benchmark", *command, "--out=~/new/found.jsonl", HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    line = (tmp_path / "new" / "found.jsonl").read_text()
+    assert result.stdout.startswith(line)
+    assert len(json.loads(line)["batch_seconds"]) == 1
+
+
+@pytest.mark.parametrize("flag", ["--out=/dev/null/found.jsonl", "--folder=/dev/null"])
+def test_a_place_that_nothing_can_be_written_to_is_told_before_the_work(flag):
+    result = launch("benchmark", "checkpoint", "--config=configs/digits.py", flag)
+    assert result.returncode == 74
+    (line,) = result.stderr.splitlines()
+    assert re.match(r"error: /dev/null.* cannot be written", line)
 
 
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")

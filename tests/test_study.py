@@ -130,6 +130,14 @@ def test_a_page_keeps_what_other_commands_trained(tmp_path):
     assert told == [*words, *here, "--seeds=3", "--only=masks"]
 
 
+def test_a_home_is_found(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "centre.0.json").touch()
+    words = "--config=configs/studies/small_images.py", "--only=centre", "--summary"
+    told = launch("study", *words, "--out=~", HOME=str(tmp_path)).stderr
+    assert f"{tmp_path}/results/centre.0.json is no record of a study" in told
+
+
 def test_parts_make_the_whole():
     runs = plan(recipe(), FACTORS, seeds=(0, 1))
     parts = [share(runs, f"{i}/3") for i in (1, 2, 3)]

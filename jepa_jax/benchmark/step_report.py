@@ -1,6 +1,7 @@
 """What `jepa_jax.benchmark.step` found, as a table, and beside an earlier run."""
 
 import json
+import os
 import pathlib
 import statistics
 from typing import Any
@@ -82,7 +83,7 @@ def _host(row: dict[str, Any]) -> str:
     return "–" if row["device"] == "cpu" else f"{1e3 * median(row, 'host_seconds'):,.2f}"
 
 
-def read(path: str) -> list[dict[str, Any]]:
+def read(path: os.PathLike) -> list[dict[str, Any]]:
     """The rows of an earlier run.
 
     Raises:
