@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jepa_jax.models import attention as seam
 from jepa_jax.models.attention import attention, attention_by_block, kernel
@@ -120,6 +121,23 @@ def test_a_tpu_splashes_long_sequences(monkeypatch):
     assert kernel("auto", long, long) is splash
     assert kernel("auto", short, short) is seam.xla
     assert kernel("fused", short, short) is splash
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_what_a_replica_accumulates_by_itself_is_written_out(monkeypatch, backend):
+    monkeypatch.setattr(seam, "platform", lambda: backend)
+    monkeypatch.setattr(seam, "cudnn_takes", lambda query: True)
+    chosen = []
+
+    def local(query):
+        chosen.append(kernel("fused", query, query))
+        return query
+
+    rows = P("replica")
+    mapped = jax.shard_map(local, axis_names={"replica"}, in_specs=rows, out_specs=rows)
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        jax.eval_shape(mapped, jnp.zeros((2, 1, 8, 8)))
+    assert chosen == [seam.xla]
 
 
 @pytest.mark.parametrize("length", LENGTHS, ids=["all", "lengths"])

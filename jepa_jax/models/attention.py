@@ -41,12 +41,12 @@ def attention(
 def kernel(choice: str, query: Array, key: Array) -> Callable[..., Array]:
     """What `attention` is for arrays of these sizes, on the devices of the mesh or machine."""
     backend = platform()
-    if choice == "xla":
+    # In what each replica accumulates by itself, XLA can't split a kernel once more.
+    if choice == "xla" or jax.sharding.get_abstract_mesh().manual_axes:
         return xla
     fused, keys = choice == "fused", key.shape[2]
     if backend == "tpu" and (fused or keys >= SPLASH_FROM):
-        # In what each replica accumulates by itself, XLA can't split a kernel once more.
-        return xla if jax.sharding.get_abstract_mesh().manual_axes else splash
+        return splash
     if backend == "gpu" and (fused or keys >= CUDNN_FROM) and cudnn_takes(query):
         return cudnn
     return xla
