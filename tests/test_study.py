@@ -181,6 +181,7 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
         ({"probe.test_images": 200}, "probe.test_images: 100 -> 200"),
         ({"data.path": "elsewhere"}, r"data.path: data/imagenet/.* -> elsewhere"),
         ({"data.name": "other"}, "data.name: None -> other"),
+        ({"data.label_key": "coarse_label"}, "data.label_key: None -> coarse_label"),
     ],
 )
 def test_a_record_of_another_setting_is_not_passed_off(done, change, told):

@@ -25,6 +25,7 @@ CURVES = ("step", "loss", "rank", "over_mean", "knn", "linear")
 # themselves; a record has only where they lay.
 MEASURE = (
     *("data.source", "data.path", "data.name", "data.mixture"),
+    *("data.image_key", "data.label_key"),
     *("train.epochs", "probe.train_images", "probe.test_images", "probe.neighbours"),
     *("data.train_split", "data.test_split", "data.eval_crop"),
 )
