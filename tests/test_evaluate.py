@@ -275,6 +275,17 @@ def test_two_commands_on_one_file_keep_the_results_of_both(tmp_path):
     assert [each["key"] for each in json.loads(file.read_text())["results"]] == ["a", "b", "c"]
 
 
+def test_a_process_takes_the_result_that_the_first_alone_has_seen(asked, monkeypatch):
+    """Another command has put it there meanwhile; whoever computed it would wait for the first."""
+    pixels = dataclasses.replace(asked, checkpoints=["pixels"])
+    evaluate(pixels)
+    answers = iter([*results(pixels), False])  # and none of its images are mended
+    monkeypatch.setattr(ResultsFile, "get", lambda *_: None)
+    monkeypatch.setattr("jepa_jax.evaluation.run.from_first", lambda _: next(answers))
+    monkeypatch.setattr("jepa_jax.evaluation.run._run", None)
+    evaluate(pixels)
+
+
 def test_an_image_size_is_one_number_or_two():
     assert image_size(["8"]) == (8, 8)
     assert image_size(["8", "16"]) == (8, 16)

@@ -82,7 +82,8 @@ def evaluate(asked: Asked) -> None:
             if protocol.needs == "model" and task.model is None:
                 raise UserError(f"{protocol.name} needs one encoder of jepa_jax, not {task.name}")
             key = _key(identity, protocol, options, asked.seed)
-            result = results.get(key)
+            # The first process alone sees what another command has put there meanwhile.
+            result = from_first(results.get(key))
             if result is None or from_first(is_first() and task.mended(result.get("left_out", []))):
                 mine = dataclasses.replace(task, folder=epath.Path(out / "state" / key))
                 result = results.put(key, _run(protocol, options, mine), writes=is_first())
