@@ -20,7 +20,8 @@ from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.finetune_run import FINETUNE
 from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_recipe
 from jepa_jax.evaluation.report import ResultsFile
-from jepa_jax.evaluation.run import Asked, _key, evaluate
+from jepa_jax.evaluation.run import Asked, _ImageTasks, _key, evaluate
+from jepa_jax.evaluation.segmentation import SEGMENTATION
 from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.evaluation.task import Task
 from jepa_jax.parallel.sharding import make_mesh
@@ -200,6 +201,17 @@ def test_images_that_cannot_be_read_are_told_and_taken_in_once_they_can(asked, t
     (tmp_path / "test" / "b" / "1.png").write_bytes(b"")
     said = complaint(dataclasses.replace(asked, out=str(tmp_path / "anew")))
     assert "2 of 10 images of split 'test' can't be read, more than data.broken_share=0.1" in said
+
+
+def test_masks_tell_results_apart(asked, tmp_path):
+    def identity(value: int):
+        masks = {"masks": np.full((6, 8, 8), value, np.uint8)}
+        changed = npz(asked, tmp_path, train=masks, test=masks)
+        backbone = open_backbone("pixels", changed.config, How())
+        extractor = Extractor(backbone, changed.config.data, make_mesh((1, 1, 1)), tmp_path)
+        return _ImageTasks(changed, extractor, {})(SEGMENTATION, SEGMENTATION.options())[1]
+
+    assert identity(0) == identity(0) != identity(1)
 
 
 def test_images_of_several_sets_are_looked_at_where_they_lie(asked):
