@@ -18,6 +18,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.finetune_run import FINETUNE
+from jepa_jax.evaluation.lowshot import LOWSHOT
 from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_recipe
 from jepa_jax.evaluation.report import ResultsFile
 from jepa_jax.evaluation.run import Asked, _ImageTasks, _key, evaluate
@@ -232,6 +233,16 @@ def test_fine_tuning_has_a_key_of_its_own():
     assert _key("identity", FINETUNE, options, 0) != old
     frozen = dataclasses.replace(FINETUNE, needs="features")
     assert _key("identity", frozen, options, 0) == old
+
+
+def test_what_a_named_file_holds_tells_results_apart(tmp_path):
+    file = tmp_path / "1percent.txt"
+    options = LOWSHOT.options(names=str(file))
+    keys = set()
+    for names in ("a.png", "b.png", "b.png\n"):
+        file.write_text(names)
+        keys.add(_key("identity", LOWSHOT, options, 0))
+    assert len(keys) == 2
 
 
 def test_missing_labels(asked, tmp_path):

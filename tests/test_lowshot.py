@@ -1,6 +1,8 @@
 """Few labels: which images are drawn, which are named, and what comes of them."""
 
+import dataclasses
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -86,6 +88,19 @@ def test_a_file_names_the_images(split, tmp_path):
 def test_names_that_fit_no_image_or_several(split, tmp_path, line, complaint):
     with pytest.raises(UserError, match=complaint):
         named(split, listed(tmp_path, line))
+
+
+def test_files_of_one_name_in_several_folders_are_rows_of_their_own(tmp_path):
+    task = task_of(TRAIN, TEST)
+    names = [f"{number}.png" for number in range(len(task.train))]
+    train = dataclasses.replace(task.train, source=types.SimpleNamespace(names=names))
+    files = [tmp_path / folder / "1percent.txt" for folder in ("a", "b")]
+    for file, count in zip(files, (20, 40), strict=True):
+        file.parent.mkdir()
+        file.write_text("\n".join(names[:count]))
+    options = Options(shares=(), per_class=(), names=",".join(map(str, files)))
+    found = run(dataclasses.replace(task, train=train), options)
+    assert list(found.rows) == [f"{files[0]} (20 images)", f"{files[1]} (40 images)"]
 
 
 def test_what_cannot_be_is_answered_in_one_line(tmp_path):

@@ -56,9 +56,9 @@ def test_clevr_has_the_papers_number_in_its_own_folder():
 def test_few_labels_have_the_papers_number_if_they_are_as_few():
     data = tiny().data
     data.update(source="tfds", name="imagenet2012")
-    for row in ("1 % of each class (12811 images)", "1percent.txt (12811 images)"):
+    for row in ("1 % of each class (12811 images)", "a/1percent.txt (12811 images)"):
         assert paper_numbers("lowshot", data, row)["ViT-H/14"] == 73.3
-    for row in ("10 % of each class (128117 images)", "10percent.txt (128117 images)"):
+    for row in ("10 % of each class (128117 images)", "1percent/10percent.txt (128117 images)"):
         assert paper_numbers("lowshot", data, row) == {}
 
 

@@ -46,8 +46,7 @@ class Options:
 
 def run(task: Task, options: Options) -> Result:
     """Accuracies of splits that are given, and means of those drawn. The first row counts."""
-    files = [pathlib.Path(name).expanduser() for name in options.names.split(",") if name]
-    fixed = {file.name: named(task.train, file) for file in files}
+    fixed = {name: named(task.train, file) for name, file in _files(options).items()}
     test = task.features(task.test, options.layers)
     rows, details = {}, {}
     for name, chosen in fixed.items():
@@ -83,28 +82,46 @@ def named(split: Split, file: pathlib.Path) -> Int[np.ndarray, " n"]:
     Raises:
       UserError: if there is no such image, or several, or images have no names.
     """
-    try:
-        lines = [line for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"lowshot.names={file} can't be read ({error})") from None
+    lines = _lines(file)
     names: Sequence[str] | None = getattr(split.source, "names", None)
     if names is None or not lines:
         why = f"images of split {split.name!r} have no file names" if lines else "it is empty"
         raise UserError(f"lowshot.names={file}: {why}; give names of files in folders or archives")
     places: dict[str, list[int]] = collections.defaultdict(list)
-    lengths = {line.strip().count("/") + 1 for line in lines}
+    lengths = {line.count("/") + 1 for line in lines}
     for row, index in enumerate(split.index.tolist()):
         parts = names[index].split("/")
         for length in lengths:
             places["/".join(parts[-length:])].append(row)
     for line in lines:
-        found = len(places.get(line.strip(), ()))
+        found = len(places.get(line, ()))
         if found != 1:
-            near = did_you_mean(line.strip(), list(places)[:10_000]) if not found else ""
+            near = did_you_mean(line, list(places)[:10_000]) if not found else ""
             raise UserError(
-                f"{file} names {line.strip()!r}, of which split {split.name!r} has {found}{near}"
+                f"{file} names {line!r}, of which split {split.name!r} has {found}{near}"
             )
-    return np.unique([places[line.strip()][0] for line in lines])
+    return np.unique([places[line][0] for line in lines])
+
+
+def reads(options: Options) -> list[list[str]]:
+    """The lines of each file of `names`.
+
+    Raises:
+      UserError: if one can't be read.
+    """
+    return [_lines(file) for file in _files(options).values()]
+
+
+def _files(options: Options) -> dict[str, pathlib.Path]:
+    """As they are given, since files of several folders may be called alike."""
+    return {name: pathlib.Path(name).expanduser() for name in options.names.split(",") if name}
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"lowshot.names={file} can't be read ({error})") from None
 
 
 def _settings(options: Options) -> Iterator[tuple[str, Callable[[int], int]]]:
@@ -115,4 +132,4 @@ def _settings(options: Options) -> Iterator[tuple[str, Callable[[int], int]]]:
         yield f"{count} of each class", lambda of, count=count: count
 
 
-LOWSHOT = Protocol("lowshot", Options, run)
+LOWSHOT = Protocol("lowshot", Options, run, reads=reads)

@@ -44,11 +44,12 @@ def paper_numbers(protocol: str, data: ConfigDict | None, row: str = "") -> dict
     """Of each encoder of the paper the % for this protocol and these data; empty if it has none.
 
     Args:
-      row: of the table, the one that counts. The paper's number of few labels is for 1 %.
+      row: of the table, the one that counts: a share, or a file that names the images. The paper's
+        number of few labels is for 1 %.
     """
     if data is None or data.source in ("digits", "synthetic"):
         return {}
-    if protocol == "lowshot" and not re.match(r"1 ?(%|percent)", row):
+    if protocol == "lowshot" and not re.match(r"1 ?(%|percent)", row.rpartition("/")[2]):
         return {}
     name = _name(data).lower()
     known = next((each for each, pattern in DATA.items() if re.fullmatch(pattern, name)), None)

@@ -104,6 +104,7 @@ def evaluate(asked: Asked) -> None:
 def _key(identity: Any, protocol: Protocol, options: Any, seed: int) -> str:
     # The mark tells results of crops that hang on options and view alone from older ones.
     mark = ["plain crops"] if protocol.needs == "model" else []
+    mark += [protocol.reads(options)] if protocol.reads else []
     return digest([identity, protocol.name, dataclasses.asdict(options), seed, *mark])
 
 

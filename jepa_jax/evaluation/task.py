@@ -162,6 +162,8 @@ class Protocol:
         which the encoder sees the whole at that size; None if it takes those of the recipe.
       sets: (section `data` of a recipe, options) -> sections of several data sets, by name; None if
         it is about one.
+      reads: options -> what the files hold that these name, as JSON, to tell results apart; None if
+        they name none.
     """
 
     name: str
@@ -170,3 +172,4 @@ class Protocol:
     needs: str = "features"
     images: Callable[[ConfigDict, Any, tuple[int, int]], ConfigDict] | None = None
     sets: Callable[[ConfigDict, Any], Mapping[str, ConfigDict]] | None = None
+    reads: Callable[[Any], Any] | None = None
