@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import statistics
 import types
 
 import numpy as np
@@ -29,8 +30,14 @@ def result():
 def test_mean_and_deviation_of_the_draws(result):
     (few, more, all_of_them), rows = list(result.rows), result.rows
     assert result.best == rows[few]["accuracy"] == np.mean(result.details["draws"][few])
-    assert rows[more]["±"] == np.std(result.details["draws"][more]) > 0
+    assert rows[more]["±"] == statistics.stdev(result.details["draws"][more]) > 0
     assert 0.25 < rows[more]["accuracy"] < rows[all_of_them]["accuracy"]
+
+
+def test_one_draw_deviates_from_nothing():
+    found = run(task_of(TRAIN, TEST), Options(shares=(), per_class=(2,), draws=1))
+    assert [list(row) for row in found.rows.values()] == [["accuracy"]]
+    assert found.metric == "accuracy"
 
 
 def test_all_labels_are_the_linear_probe(result):

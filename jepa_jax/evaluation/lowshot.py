@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ def run(task: Task, options: Options) -> Result:
         accuracy = linear_probe_accuracy(x, y, *test, l2=options.l2)
         rows[f"{name} ({len(y)} images)"] = {"accuracy": accuracy}
     settings = list(_settings(options))
+    several = bool(settings) and options.draws > 1
     if settings:
         x, y = task.features(task.train, options.layers)
         orders = [shuffled(y, task.seed, number) for number in range(options.draws)]
@@ -61,10 +63,12 @@ def run(task: Task, options: Options) -> Result:
             draws = [np.concatenate([of[: count(len(of))] for of in order]) for order in orders]
             found = [linear_probe_accuracy(x[i], y[i], *test, l2=options.l2) for i in draws]
             name = f"{name} ({len(draws[0])} images)"
-            rows[name] = {"accuracy": float(np.mean(found)), "±": float(np.std(found))}
+            rows[name] = {"accuracy": float(np.mean(found))}
+            if several:
+                rows[name]["±"] = statistics.stdev(found)
             details[name] = found
     first = next(iter(rows))
-    metric = f"accuracy, mean and deviation of {options.draws} draws" if settings else "accuracy"
+    metric = f"accuracy, mean and deviation of {options.draws} draws" if several else "accuracy"
     return Result(rows[first]["accuracy"], rows, metric, {"draws": details})
 
 
