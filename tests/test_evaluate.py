@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 
 import numpy as np
@@ -107,6 +108,18 @@ def test_what_is_finished_is_not_done_again(asked, monkeypatch, capsys):
     evaluate(asked)
     assert results(asked) == before
     assert capsys.readouterr().out.splitlines()[:12] == table
+
+
+def test_the_same_weights_under_another_name_have_a_line_of_their_own(asked, tmp_path, monkeypatch):
+    copied = str(shutil.copytree(asked.checkpoints[0], tmp_path / "copy"))
+    shown = []
+    monkeypatch.setattr("jepa_jax.evaluation.run.result_table", lambda found: shown.append(found))
+    evaluate(dataclasses.replace(asked, checkpoints=[*asked.checkpoints, copied]))
+    assert [found["checkpoint"] for found in shown] == [
+        f"{name}, target encoder, step 30" for name in (*asked.checkpoints, copied)
+    ]
+    assert shown[0]["rows"] == shown[1]["rows"]
+    assert len(results(asked)) == 1
 
 
 def test_another_protocol_takes_the_same_features(asked, monkeypatch):

@@ -90,6 +90,8 @@ def evaluate(asked: Asked) -> None:
             if result is None or from_first(is_first() and task.mended(result.get("left_out", []))):
                 mine = dataclasses.replace(task, folder=epath.Path(out / "state" / key))
                 result = results.put(key, _run(protocol, options, mine), writes=is_first())
+            # What is kept may be of the same weights and images under other names.
+            result = result | _names(protocol, task, result["rows"])
             say(console, result_table(result))
             if lost := result.get("left_out"):
                 say(console, f"without {len(lost)} of the images, which can't be read;")
@@ -225,11 +227,9 @@ def _check(config: ConfigDict) -> None:
 def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
     start = time.monotonic()
     result = dataclasses.asdict(protocol.run(task, options))
-    labelled = task.train is None or task.train.labels is not None
     return from_first(
         {
-            "checkpoint": task.name,
-            "encoder": encoder_name(task.model),
+            **_names(protocol, task, result["rows"]),
             "protocol": protocol.name,
             "options": dataclasses.asdict(options),
             "images": task.images,
@@ -237,10 +237,19 @@ def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
             "seed": task.seed,
             "seconds": round(time.monotonic() - start, 1),
             **result,
-            "data": result["data"] or data_name(task.data, labelled),
-            "paper": paper_numbers(protocol.name, task.data, next(iter(result["rows"]))),
         }
     )
+
+
+def _names(protocol: Protocol, task: Task, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result calls its backbone and images, and what stands beside for the sake of these."""
+    labelled = task.train is None or task.train.labels is not None
+    return {
+        "checkpoint": task.name,
+        "encoder": encoder_name(task.model),
+        "data": ", ".join(task.sets) or data_name(task.data, labelled),
+        "paper": paper_numbers(protocol.name, task.data, next(iter(rows))),
+    }
 
 
 def data_name(data: ConfigDict | None, labelled: bool) -> str:

@@ -136,14 +136,12 @@ class Result:
       rows: for the table: setting -> column -> share. The rows and columns may be any.
       metric: what `best` is.
       details: anything else that is worth keeping, as JSON.
-      data: what tables call the images, if they are not those of the task.
     """
 
     best: float
     rows: Mapping[str, Mapping[str, float]]
     metric: str = "accuracy"
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    data: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ def run(task: Task, options: Options) -> Result:
     first = [rows[f"{name}, {options.by[0]}"]["accuracy"] for name in task.sets]
     mean = sum(first) / len(first)
     metric = "accuracy" if len(first) == 1 else f"accuracy, mean by {options.by[0]}"
-    return Result(mean, rows, metric, details, ", ".join(task.sets))
+    return Result(mean, rows, metric, details)
 
 
 def data_section(data: ConfigDict, name: str, options: Options) -> ConfigDict:
