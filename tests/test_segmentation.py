@@ -1,5 +1,6 @@
 """The dense probe: from classes of pixels to patches and back, and a whole run."""
 
+import dataclasses
 import json
 
 import jax
@@ -29,6 +30,9 @@ class Masked:
     def __init__(self, seed: int, count: int):
         blocks = np.random.default_rng(seed).integers(3, size=(count, 2, 3))
         self.masks = blocks.repeat(4, 1).repeat(4, 2).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.masks)
 
     def mask(self, index: int) -> np.ndarray:
         return self.masks[index]
@@ -94,6 +98,23 @@ def test_a_class_that_training_lacks():
     test.masks[0] = 7
     with pytest.raises(UserError, match="have class 7, which 'train' lacks"):
         segmentation.run(task_of(Masked(0, 20), test), Options())
+
+
+def test_a_class_that_no_drawn_image_of_training_shows(monkeypatch):
+    test = Masked(1, 10)
+    test.masks[0] = 3
+    task = task_of(Masked(0, 20), test)
+    train = Split("train", task.train.source, np.arange(8))
+    heads = []
+
+    def stop(problem, *_, **__):
+        heads.append(problem.head.classes)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(segmentation, "train_heads", stop)
+    with pytest.raises(UserError, match="far enough"):
+        segmentation.run(dataclasses.replace(task, train=train), Options())
+    assert heads == [4]
 
 
 def test_pooled_features_cannot_be_placed():

@@ -108,8 +108,10 @@ def run(task: Task, options: Options) -> Result:
       UserError: if the images have no masks, or there are no features of patches.
     """
     train, test = (_examples(task, split, options.layers) for split in (task.train, task.test))
-    names = getattr(task.train.source, "mask_classes", None)
-    names = names or tuple(str(number) for number in range(_classes(train.targets)))
+    classes = _classes(train.targets)
+    if len(task.train) < len(task.train.source):  # the other images may show more
+        classes = max(classes, _classes(test.targets))
+    names = getattr(task.train.source, "mask_classes", None) or tuple(map(str, range(classes)))
     if _classes(test.targets) > len(names):
         raise UserError(
             f"masks of split {task.test.name!r} have class {_classes(test.targets) - 1}, which"
