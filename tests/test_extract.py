@@ -189,8 +189,11 @@ def test_patches_are_given_as_they_are_or_averaged(tmp_path):
     task = given(tmp_path, PATCHES)
     np.testing.assert_array_equal(task.features(task.train, patches=True)[0], PATCHES.features)
     np.testing.assert_array_equal(task.features(task.test)[0], PATCHES.features.mean(1))
-    with pytest.raises(UserError, match="no features of other layers"):
+    with pytest.raises(UserError, match=r"one layer: set .* --set=linear_sweep\.layers=1"):
         task.features(task.train, layers=4)
+    pooled = given(tmp_path, CONTENTS["pooled"], CONTENTS["pooled"])
+    with pytest.raises(UserError, match="no features of patches: extract them"):
+        pooled.features(pooled.train, patches=True)
 
 
 def test_files_of_features_are_no_images(tmp_path):

@@ -30,9 +30,13 @@ class Given:
     def __call__(self, split: Split, layers: int = 1, patches: bool = False) -> Features:
         """Raises UserError where other layers are asked for, or patches that are not there."""
         values = self.values[split.name]
-        if layers != 1 or (patches and values.ndim == 2):
-            what = "patches" if layers == 1 else "other layers"
-            raise UserError(f"{split.name} holds no features of {what}: extract them into a file")
+        if layers != 1:
+            raise UserError(
+                f"{split.name} is taken for one layer: set that protocol's layers to 1, as in"
+                " --set=linear_sweep.layers=1"
+            )
+        if patches and values.ndim == 2:
+            raise UserError(f"{split.name} holds no features of patches: extract them into a file")
         found = values[split.index]
         return Features(found if patches or found.ndim == 2 else found.mean(1), split.index)
 
