@@ -275,6 +275,12 @@ def test_an_image_size_that_does_not_fit_the_patch(asked):
     assert "do not divide into patches of 2: take 8 or 10 instead of 9" in said
 
 
+def test_both_encoders_of_a_folder_that_holds_one(asked, monkeypatch):
+    model = dataclasses.replace(jepa_jax.load(asked.checkpoints[0]), part="")
+    monkeypatch.setattr("jepa_jax.evaluation.opening.load", lambda *_: model)
+    assert "does not tell which" in complaint(dataclasses.replace(asked, how=How(encoder="both")))
+
+
 def test_more_layers_than_there_are(asked):
     said = complaint(dataclasses.replace(asked, settings=["knn.layers=3"]))
     assert said == "layers=3, but the encoder has 2: take 1 to 2"

@@ -66,6 +66,11 @@ def open_backbone(name: str, config: ConfigDict, how: How) -> Backbone:
         return open_transformers(name, how.size, how.pool)
     parts = ENCODERS if how.encoder == "both" else (how.encoder,)
     models = tuple(load(name, part) for part in parts)
+    if len(models) > 1 and not all(model.part for model in models):
+        raise UserError(
+            f"--encoder=both: {name} holds one encoder only, and does not tell which: leave"
+            " --encoder out"
+        )
     return _fitted(Encoders(_title(name, models), models), how)
 
 
