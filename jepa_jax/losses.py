@@ -17,6 +17,7 @@ batch as a whole, not the mean of those of its parts.
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec as P
 
 
 def normalize_targets(features: Array, *, eps: float = 1e-5) -> Array:
@@ -128,7 +129,10 @@ def covariance(features: Array) -> Array:
     4.0
     """
     centred = _centred(features)
-    covariances = centred.T @ centred / max(1, len(centred) - 1)
+    # On a mesh of explicit axes it has to be said that each device has the whole product.
+    whole = P() if jax.sharding.get_abstract_mesh().explicit_axes else None
+    products = jnp.matmul(centred.T, centred, out_sharding=whole)
+    covariances = products / max(1, len(centred) - 1)
     different = ~jnp.eye(len(covariances), dtype=bool)
     return jnp.square(jnp.where(different, covariances, 0.0)).sum() / len(covariances)
 

@@ -173,15 +173,22 @@ def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0, *, draws
       Masks of numpy arrays on the host.
 
     Raises:
-      ValueError: if there is to be no draw.
+      ValueError: if there is to be no draw, or it is called while jax traces a function.
     """
     if draws < 1:
         raise ValueError(f"draws={draws}: an image has one or more")
+    if isinstance(key, jax.core.Tracer):
+        raise ValueError("masks are drawn on the host: call sample outside of jit")
     survey(spec)  # known already, unless the spec came from another process
     with on_host(), jax.enable_x64(False):  # the same draws in a program that has turned it on
-        masks = _sample(key, spec, draws * batch_size, jnp.int32(draws * start))
+        masks = _sample(_threefry(key), spec, draws * batch_size, jnp.int32(draws * start))
     rows = (-1,) if draws == 1 else (-1, draws)
     return Masks(*(np.asarray(x).reshape(*rows, *x.shape[1:]) for x in masks))
+
+
+def _threefry(key: Array) -> Array:
+    """Of another kind of generator, what vmap draws for an image would depend on its batch."""
+    return jax.random.wrap_key_data(jax.random.key_data(key)[..., :2], impl="threefry2x32")
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -456,8 +463,8 @@ def survey(spec: MaskSpec) -> Survey:
     if spec.style == "reference":  # the worst, as no redrawing gets a batch out of its sizes
         targets, contexts = _target_sizes(spec), _context_sizes(spec)
         sizes = targets[targets.prod(1).argmax()], contexts[contexts.prod(1).argmin()]
-    with on_host(), jax.enable_x64(False):
-        keys = jax.random.split(jax.random.key(0), SURVEY)
+    with on_host(), jax.enable_x64(False), jax.ensure_compile_time_eval():
+        keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), SURVEY)
         start = jnp.int32(0)
         draws = jax.jit(jax.vmap(lambda key: draw(key, start, start, spec, sizes)))(keys)
     draws = jax.tree.map(np.asarray, draws)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -133,7 +134,7 @@ class Pretrained:
             raise UserError(
                 f"images have the shape {images.shape}: give (images, height, width, {channels})"
             )
-        if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f"images are {images.dtype}: give uint8, or normalised floats")
         self._check_size(images.shape[1:3])
 

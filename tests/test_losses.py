@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jepa_jax import losses
 
@@ -168,3 +170,12 @@ def test_wrong_shapes():
             length=jnp.ones(1, jnp.int32),
             mask=jnp.ones((1, 2), bool),
         )
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_the_terms_are_the_same_on_any_mesh(kind: AxisType):
+    features = jnp.asarray(example()[0])
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(kind,))):
+        split = jax.device_put(features, P("data"))
+        found = [jax.jit(term)(split) for term in (losses.variance, losses.covariance)]
+    np.testing.assert_allclose(found, [losses.variance(features), losses.covariance(features)])

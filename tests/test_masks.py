@@ -87,6 +87,25 @@ def test_several_draws_are_those_of_more_images():
         np.testing.assert_array_equal(whole[3:], part[0])
 
 
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_parts_are_those_of_the_whole_with_any_generator(kind: str):
+    spec, key = MaskSpec((6, 6)), jax.random.key(3, impl=kind)
+    whole, part = sample(key, spec, 4), sample(key, spec, 2, start=2)
+    for one, other in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(one[2:], other)
+
+
+def test_a_spec_may_be_made_while_a_function_is_traced():
+    spec = {"grid": (5, 7), "num_targets": 2}  # of which there is no survey yet
+    traced = jax.eval_shape(lambda x: x[: MaskSpec(**spec).num_context], jnp.zeros(35))
+    assert traced.shape == (MaskSpec(**spec).num_context,)
+
+
+def test_masks_are_not_drawn_while_a_function_is_traced():
+    with pytest.raises(ValueError, match="call sample outside of jit"):
+        jax.eval_shape(lambda key: sample(key, MaskSpec((6, 6)), 2), jax.random.key(0))
+
+
 @pytest.mark.parametrize("style", ["paper", "random", "rasterized"])
 def test_draws_are_the_same_with_x64(style: str):
     spec = MaskSpec((6, 6), style)

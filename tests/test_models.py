@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from jepa_jax.models import vit
 from jepa_jax.models.positions import sincos_2d
@@ -98,6 +99,45 @@ def test_all_patches_by_index_are_all_patches(encoder):
     np.testing.assert_allclose(
         apply(module, params, images(), everything), apply(module, params, images()), atol=1e-6
     )
+
+
+def test_an_encoder_serves_on_a_mesh_of_other_axes(encoder):
+    module, params = encoder
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))):
+        found = jax.jit(module.apply)(params, images())
+    np.testing.assert_allclose(found, apply(module, params, images()), atol=1e-6)
+
+
+def test_parameters_are_float32_with_x64(encoder):
+    module, _ = encoder
+    init = jax.jit(module.init)
+    expected = init(jax.random.key(0), images())
+    with jax.enable_x64(True):
+        found = init(jax.random.key(0), images())
+    jax.tree.map(lambda *of: np.testing.assert_array_equal(*of, strict=True), found, expected)
+
+
+def test_several_layers_are_initialised_as_wide_as_they_come_out(encoder):
+    module, params = encoder
+    shapes = jax.eval_shape(
+        lambda key: module.init_with_output(key, images(), layers=2)[0], jax.random.key(0)
+    )
+    assert shapes.shape == module.apply(params, images(), layers=2).shape
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"kernel": "flash"}, "attention 'flash': take one of auto, xla, fused"),
+        ({"positions": "learnt"}, "positions 'learnt': take sincos or learned"),
+        ({"heads": 3}, "a width of 32 does not divide into 3 heads"),
+        ({"patch_size": 7}, "images of 16×24 do not divide into patches of 7"),
+    ],
+)
+def test_what_an_encoder_can_not_be_is_told(change: dict, complaint: str):
+    sizes = {"width": 32, "depth": 2, "heads": 2, "patch_size": 8}
+    with pytest.raises(ValueError, match=complaint):
+        jax.eval_shape(Encoder(**sizes | change).init, jax.random.key(0), images())
 
 
 def test_what_is_not_in_the_context_is_not_seen(encoder):

@@ -12,13 +12,12 @@ def split_by_batch(x: Array) -> Array:
 
     Left to itself, XLA splits activations by their features wherever 'fsdp' splits a kernel's
     inputs, and then sums them over the devices, which is many times the traffic of gathering
-    the kernel. Without a mesh, x as it is; inside a replica, along the others.
+    the kernel. Without a mesh, or in one of other axes, x as it is; inside a
+    replica, along the others.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    axes = tuple(axis for axis in DATA_AXES if axis not in mesh.manual_axes)
-    return jax.lax.with_sharding_constraint(x, P(axes))
+    axes = tuple(axis for axis in DATA_AXES if axis in set(mesh.axis_names) - set(mesh.manual_axes))
+    return jax.lax.with_sharding_constraint(x, P(axes)) if axes else x
 
 
 def split_as_kernel(matrix: Array, heads: int) -> Array:
@@ -27,7 +26,7 @@ def split_as_kernel(matrix: Array, heads: int) -> Array:
     Its gradient lies likewise, and so is scattered over 'fsdp' as it arises: after the way back to
     the kernel's shape, XLA would sum it whole on each device if there are several replicas.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
         return matrix
     spec = P("tensor", "fsdp") if heads == 0 else P("fsdp", "tensor")
     return jax.lax.with_sharding_constraint(matrix, spec)

@@ -40,13 +40,15 @@ def attention(
 
 def kernel(choice: str, query: Array, key: Array) -> Callable[..., Array]:
     """What `attention` is for arrays of these sizes, on the devices of the mesh or machine."""
-    backend = platform()
+    if choice not in CHOICES:
+        raise ValueError(f"attention {choice!r}: take one of {', '.join(CHOICES)}")
+    backend, mesh = platform(), jax.sharding.get_abstract_mesh()
     # In what each replica accumulates by itself, XLA can't split a kernel once more.
-    if choice == "xla" or jax.sharding.get_abstract_mesh().manual_axes:
+    if choice == "xla" or mesh.manual_axes:
         return xla
     fused, keys = choice == "fused", key.shape[2]
     if backend == "tpu" and (fused or keys >= SPLASH_FROM):
-        return splash
+        return splash if mesh.empty or "tensor" in mesh.axis_names else xla
     if backend == "gpu" and (fused or keys >= CUDNN_FROM) and cudnn_takes(query):
         return cudnn
     return xla

@@ -55,8 +55,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         leading, inputs = x.shape[: -self.input_axes], x.shape[-self.input_axes :]
-        kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs))
-        bias = self.param("bias", nn.initializers.zeros, self.outputs)
+        kernel = self.param("kernel", kernel_init, (*inputs, *self.outputs), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, self.outputs, jnp.float32)
         if is_float8 := self.dtype == FLOAT8:
             kernel, scale = _in_range(kernel, self.input_axes)
         tokens, matrix = (
@@ -115,8 +115,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         return layer_norm(jnp.dtype(self.dtype), x, scale, bias)
 
 

@@ -43,7 +43,7 @@ class Predictor(nn.Module):
         """
         blocks, patches = target_index.shape[-2:]
         positions = jnp.asarray(sincos_2d(self.width, *self.grid))
-        mask_token = self.param("mask_token", kernel_init, (1, 1, self.width))
+        mask_token = self.param("mask_token", kernel_init, (1, 1, self.width), jnp.float32)
 
         seen = Dense((self.width,), self.dtype, name="embed")(context)
         seen = seen.astype(jnp.float32) + positions[context_index]

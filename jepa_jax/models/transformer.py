@@ -42,6 +42,8 @@ class SelfAttention(nn.Module):
         self, x: Float[Array, "B N D"], length: Int[Array, "B ..."] | None
     ) -> Float[Array, "B last|N D"]:
         width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"a width of {width} does not divide into {self.heads} heads")
         # Heads are the first of the output axes, so that a mesh can split them.
         qkv = Dense((self.heads, 3, width // self.heads), self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))
@@ -146,7 +148,7 @@ class Transformer(nn.Module):
                 length=self.depth,
             )
             x, _ = stack(*sizes, name="blocks")(x, length)
-            return norm(x[:, -last:])
+            return jnp.tile(norm(x[:, -last:]), layers)
 
         variables = {kind: tree["blocks"] for kind, tree in self.variables.items()}
         block, final = (self._block(Block(*sizes, own, parent=None), length) for own in (0, last))

@@ -23,6 +23,8 @@ SIZES = {
 def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "B N F"]:
     """Cuts images into square patches, in raster order; F = patch_size² · C, channels last."""
     batch, height, width, channels = images.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"images of {height}×{width} do not divide into patches of {patch_size}")
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
@@ -69,7 +71,10 @@ class Encoder(nn.Module):
         """
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         if self.positions == "learned":
-            positions = self.param("positions", kernel_init, (rows * columns, self.width))
+            shape = rows * columns, self.width
+            positions = self.param("positions", kernel_init, shape, jnp.float32)
+        elif self.positions != "sincos":
+            raise ValueError(f"positions {self.positions!r}: take sincos or learned")
         else:
             positions = jnp.asarray(sincos_2d(self.width, rows, columns))
         patches = patchify(images, self.patch_size)

@@ -15,7 +15,7 @@ def mean_over_replicas(function: Callable[[Any, Any], Any], networks: Any, batch
     computes the next.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["replica"] == 1:
+    if mesh.shape.get("replica", 1) == 1:
         return function(networks, batch)
 
     def local(networks, rows):

@@ -18,8 +18,11 @@ PURPOSES = ("init", "masks", "flow", "drawing")
 
 
 def purpose_key(seed: int, purpose: str) -> Array:
-    """A random key for one use of randomness; steps and positions are folded into it."""
-    return jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose))
+    """A random key for one use of randomness; steps and positions are folded into it.
+
+    Always of threefry, whose draws are the same however many are made at once.
+    """
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), PURPOSES.index(purpose))
 
 
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
