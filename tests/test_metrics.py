@@ -164,6 +164,35 @@ def test_what_is_not_finite_is_none(found):
 
 def test_a_part_of_a_large_batch_is_taken_from_all_of_it():
     rows = jnp.arange(2048)
-    assert part_of(rows).tolist() == list(range(0, 2048, 8))
-    assert len(part_of(jnp.arange(300))) == 300
-    assert len(part_of(jnp.arange(1028))) == 257
+    for accumulate in (1, 4, 8, 16):
+        assert part_of(rows, accumulate).tolist() == list(range(0, 2048, 8))
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulate", "taken"),
+    [
+        *[(300, 1, 300), (1028, 1, 257), (1350, 1, 270), (1023, 1, 341), (2025, 1, 405)],
+        *[(256, 32, 256), (1350, 27, 300), (2048, 2, 256), (1536, 3, 256), (96, 4, 96)],
+    ],
+)
+def test_a_part_has_few_images_more_than_are_needed(size: int, accumulate: int, taken: int):
+    found = part_of(jnp.arange(size), accumulate).tolist()
+    assert found == sorted(set(found))
+    assert len(found) == taken
+
+
+def test_no_more_images_than_in_a_part_of_the_step_go_through_at_once(model, state, monkeypatch):
+    state = state.replace(target=state.params["encoder"])  # whose features aren't all alike
+    whole = jax.device_get(measure(model, state, batch()))
+    model, at_once = build(accumulate=4), []
+    encode = ijepa.encode
+
+    def told(model, params, images, *rest):
+        at_once.append(len(images))
+        return encode(model, params, images, *rest)
+
+    monkeypatch.setattr(ijepa, "encode", told)
+    in_pieces = jax.device_get(measure(model, state, batch()))
+    assert at_once == [2, 2]  # of 8; a loop is traced once
+    for name, value in whole._asdict().items():
+        np.testing.assert_allclose(getattr(in_pieces, name), value, rtol=1e-5, atol=1e-5)

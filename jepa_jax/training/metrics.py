@@ -7,7 +7,8 @@ part of that step's batch: a forward pass without gradients. `doctor.py` says wh
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +45,24 @@ class Measures(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measures:
-    """The numbers of a state on some of a step's images, on all devices."""
-    batch = part_of(batch)
+    """The numbers of a state on some of a step's images, on all devices.
+
+    They go through the networks in pieces no larger than the parts of the step, which may be all
+    that there is memory for.
+    """
+    room = len(batch.images) // model.accumulate
+    batch = part_of(batch, model.accumulate)
     if batch.masks.context.ndim > 2:  # several draws for each image: one is enough
         batch = batch._replace(masks=jax.tree.map(lambda x: x[:, 0], batch.masks))
     masks = batch.masks
-    features = ijepa.encode_targets(model, state.target, batch.images)  # (n, N, D)
+
+    def through_networks(batch: ijepa.Batch) -> tuple[Array, Array, Array]:
+        context = ijepa.context_features(model, state.params, batch)
+        predictions = ijepa.predict(model, state.params, batch, context)
+        return ijepa.encode_targets(model, state.target, batch.images), context, predictions
+
+    pieces = math.ceil(len(batch.images) / room)
+    features, context, predictions = _in_pieces(through_networks, batch, pieces)  # (n, N, D), …
     normal = losses.normalize_targets(features)
     pixels = model.targets == "pixels"
     of_patch = ijepa.normal_pixels(model, batch.images) if pixels else normal
@@ -66,8 +79,7 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
     apart = _distances(masks, model.predictor.grid[1])
     seen = jnp.broadcast_to(masks.context[:, None, None], apart.shape)
     nearest = jnp.take_along_axis(seen, apart.argmin(-1)[..., None], axis=-1)[..., 0]
-    context = ijepa.context_features(model, state.params, batch)
-    reached = loss(ijepa.predict(model, state.params, batch, context))
+    reached = loss(predictions)
     pooled = features.mean(1)
     centred = pooled - pooled.mean(0, keepdims=True)
     measures = Measures(
@@ -89,12 +101,37 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
     return jax.lax.with_sharding_constraint(measures, P())
 
 
-def part_of(batch: ijepa.Batch) -> ijepa.Batch:
-    """IMAGES of a batch, or up to twice as many, from every device's share of it."""
-    size, parts = len(jax.tree.leaves(batch)[0]), 1
-    while size % (2 * parts) == 0 and size // (2 * parts) >= IMAGES:
-        parts *= 2
-    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:])[:, 0], batch)
+def part_of(batch: ijepa.Batch, accumulate: int = 1) -> ijepa.Batch:
+    """IMAGES of a batch, or more where they do not divide it, from every device's share of it.
+
+    They are one of the parts in which the step takes the batch, thinned out if it is large, or
+    several whole ones.
+    """
+    size = len(jax.tree.leaves(batch)[0])
+    rows = size // accumulate
+    rows //= next(by for by in range(max(1, rows // IMAGES), 0, -1) if rows % by == 0)
+    parts = size // rows
+    taken = min(parts, math.ceil(IMAGES / rows))
+
+    def take(x: Array) -> Array:  # parts that lie apart
+        x = x.reshape(rows, parts, *x.shape[1:])[:, :: parts // taken][:, :taken]
+        return x.reshape(-1, *x.shape[2:])
+
+    return jax.tree.map(take, batch)
+
+
+def _in_pieces(function: Callable[[Any], Any], batch: Any, pieces: int) -> Any:
+    """function(batch), whose rows are apart, one piece of every device's share after the other."""
+    if pieces == 1:
+        return function(batch)
+
+    def split(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0)
+
+    def join(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+
+    return jax.tree.map(join, jax.lax.map(function, jax.tree.map(split, batch)))
 
 
 def numbers(measures: Measures) -> dict[str, float | None]:
