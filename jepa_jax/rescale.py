@@ -24,10 +24,11 @@ def rescaling(config: ConfigDict, batch_size: int, rule: str = "sqrt") -> dict[s
     * Weight decay: so that what learning rate and decay take off a weight in an epoch stays.
 
     Raises:
-      UserError: if the batch is empty or the rule unknown.
+      UserError: if a batch is empty, the new one or the recipe's, or the rule unknown.
     """
-    if batch_size < 1:
-        raise UserError(f"a batch of {batch_size} images: give 1 or more")
+    for size in (batch_size, config.train.batch_size):
+        if size < 1:
+            raise UserError(f"a batch of {size} images: give 1 or more")
     if rule not in RULES:
         raise UserError(f"rule {rule!r} is none of {', '.join(RULES)}{did_you_mean(rule, RULES)}")
     ratio, optim = batch_size / config.train.batch_size, config.optim

@@ -56,6 +56,9 @@ def test_there_and_back_is_the_recipe():
 def test_wrong_wishes():
     with pytest.raises(UserError, match="give 1 or more"):
         rescaled(tiny(), 0)
+    for empty in (0, -64):
+        with pytest.raises(UserError, match=f"a batch of {empty} images: give 1 or more"):
+            rescaled(changed(tiny(), {"train.batch_size": empty}), 256)
     with pytest.raises(UserError, match="did you mean 'sqrt'"):
         rescaled(tiny(), 8, "sqr")
 
