@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
+import weakref
+from unittest import mock
 
 import jax
 import numpy as np
@@ -19,6 +22,8 @@ from jepa_jax.errors import UserError
 from jepa_jax.evaluation.probe import Probe
 from jepa_jax.training import loop
 from jepa_jax.training.goodput import goodput
+from jepa_jax.training.guard import Diverged
+from jepa_jax.training.ledger import Ledger
 from jepa_jax.training.loop import FINISHED, STOPPED, train
 from jepa_jax.training.workdir import Workdir
 from tests.tiny import tiny as recipe
@@ -232,6 +237,56 @@ def test_a_streak_rolls_back_and_goes_on_behind_it(tmp_path, monkeypatch):
     (event,) = [row for row in events(tmp_path) if row["event"] == "roll_back"]
     assert (event["at"], event["step"], event["skipped_batches"]) == (8, 5, 3)
     assert goodput(events(tmp_path)).seconds["roll_back"] > 0
+
+
+def test_a_roll_back_holds_no_state_beside_the_one_that_it_reads(tmp_path, monkeypatch):
+    held = []
+
+    def steps(run, state, start, *_):
+        if start.roll_backs:
+            return state, 1
+        state = set()  # stands for one
+        held.append(weakref.ref(state))
+        raise Diverged(step=2, before=0, batch=1, reason="ill")
+
+    def roll_back(run, start, *_):
+        held.append(held[0]())
+        return None, start._replace(roll_backs=1)
+
+    monkeypatch.setattr(loop, "restore", lambda run: (None, loop.Start()))
+    monkeypatch.setattr(loop, "steps", steps)
+    monkeypatch.setattr(loop, "roll_back", roll_back)
+    assert loop.go_on(loop.prepare(tiny(), str(tmp_path)), ()) == STOPPED
+    assert held[1] is None
+
+
+def looks_of_the_end(monkeypatch) -> list[tuple[int, tuple]]:
+    """The ledger's moves before each look of the last evaluation, and what is looked at."""
+    looks = []
+
+    def look(*given, **_):
+        looks.append((run.ledger.moves, given))
+        return {"knn": 0.5}
+
+    run = mock.MagicMock(
+        ledger=Ledger(lambda *_, **__: None),
+        fresh=lambda: types.SimpleNamespace(target=jax.numpy.ones(2)),  # whole, jit can't give it
+        sharding=types.SimpleNamespace(target=None),
+    )
+    run.probe.scores = run.probe.pixel_scores = look
+    monkeypatch.setattr("jepa_jax.visualize.run.draw_run", look)
+    loop.finish(run, mock.MagicMock(), mock.MagicMock(), stop=False)
+    return looks
+
+
+def test_each_look_of_the_last_evaluation_has_the_watchdogs_time_to_itself(monkeypatch):
+    moves = [moves for moves, _ in looks_of_the_end(monkeypatch)]
+    assert len(set(moves)) == 4  # pixels, untrained, trained, pictures
+
+
+def test_of_the_untrained_state_only_the_target_encoder_is_made(monkeypatch):
+    _, (_, target) = looks_of_the_end(monkeypatch)[1]
+    assert target.tolist() == [1, 1]
 
 
 def test_images_without_labels_train_without_probes(tmp_path):

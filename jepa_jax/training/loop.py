@@ -97,7 +97,8 @@ def go_on(run: Run, changes: Sequence[str]) -> int:
                 state, reached = steps(run, state, start, display, stop)
                 break
             except Diverged as diverged:
-                state, start = roll_back(run, start, diverged, display)
+                # Without its frames, which hold a state beside the one that is read.
+                state, start = roll_back(run, start, diverged.with_traceback(None), display)
         results = None
         if reached == run.total:
             with run.ledger("evaluation", step=run.total):
@@ -293,8 +294,8 @@ def finish(run: Run, state: ijepa.State, display: Display, stop: StopWish) -> di
     """
 
     def untrained() -> dict[str, float]:
-        encoder = jax.jit(run.fresh, out_shardings=run.sharding)().target
-        return run.probe.scores(run.model, encoder)
+        make = jax.jit(lambda: run.fresh().target, out_shardings=run.sharding.target)
+        return run.probe.scores(run.model, make())
 
     looks = {}
     if run.probe:
