@@ -307,6 +307,7 @@ def finish(run: Run, state: ijepa.State, display: Display, stop: StopWish) -> di
         if any(processes.gather(bool(stop))):
             return None
         display.say(f"probing the {name}")
+        run.ledger.enter("evaluation")  # each may take as long as the watchdog lets one
         accuracy[name] = look()
     if run.probe:
         run.workdir.amend(run.total, accuracy[TRAINED])
@@ -314,6 +315,7 @@ def finish(run: Run, state: ijepa.State, display: Display, stop: StopWish) -> di
     rows, folder = run.workdir.rows(), run.workdir.path
     from jepa_jax.visualize.run import draw_run  # only now: it takes a second
 
+    run.ledger.enter("evaluation")
     with storage_of("a picture"):
         draw_run(run.config, run.model, state.target, rows, folder, run.mesh)
     display.drawn(run.total, folder)
