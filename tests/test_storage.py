@@ -160,6 +160,14 @@ def test_the_last_step_is_tried_again_and_again(tmp_path, monkeypatch, hurry: bo
     assert names(tmp_path) == [5]
 
 
+def test_who_waits_to_save_tells_that_it_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "FIRST", 0.05)
+    fail_in_background(monkeypatch, 2)
+    kept, told = Checkpoints(tmp_path / "checkpoints", settings()), []
+    kept.save_last(5, state(5), ABOUT, lambda: False, lambda: told.append("waiting"))
+    assert told == ["waiting"] * 2
+
+
 def test_in_a_hurry_it_is_given_up(tmp_path):
     kept = Checkpoints(tmp_path / "checkpoints", settings())
     with (

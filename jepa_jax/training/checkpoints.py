@@ -123,12 +123,18 @@ class Checkpoints:
             self._under_way = save
 
     def save_last(
-        self, step: int, state: Any, about: Mapping[str, Any], hurry: Callable[[], bool]
+        self,
+        step: int,
+        state: Any,
+        about: Mapping[str, Any],
+        hurry: Callable[[], bool],
+        waiting: Callable[[], Any] = lambda: None,
     ) -> None:
         """Saves and waits until that is done; if it fails, again and again.
 
         Args:
           hurry: whether there is less than a minute left.
+          waiting: is called each second between two tries: to wait is not to hang.
 
         Raises:
           StorageError: if it cannot be done in time.
@@ -141,6 +147,7 @@ class Checkpoints:
                 return
             left = from_first(self._back_off.seconds())
             while left > 0 and not any(gather(hurry())):
+                waiting()
                 time.sleep(min(left, 1.0))
                 left -= 1.0
             if any(gather(hurry())):

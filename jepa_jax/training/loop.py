@@ -255,7 +255,13 @@ def steps(
         broken.settle()
     if step > start.step:
         with ledger("checkpoint", step=step):
-            run.checkpoints.save_last(step, state, about, hurry=lambda: stopping or bool(stop))
+            run.checkpoints.save_last(
+                step,
+                state,
+                about,
+                hurry=lambda: stopping or bool(stop),
+                waiting=lambda: ledger.enter("checkpoint"),
+            )
     return state, step
 
 
