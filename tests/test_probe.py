@@ -78,7 +78,7 @@ def test_one_class_is_refused_before_the_run(tmp_path):
     write(tmp_path, "val", ["black", "grey"])
     one = config(tmp_path)
     one.probe.train_images = 1
-    with pytest.raises(UserError, match="at least two"):
+    with pytest.raises(UserError, match=r'at least two, .*, or set data\.test_split=""'):
         probe(one)
 
 

@@ -7,6 +7,7 @@ from jepa_jax.config import defaults
 from jepa_jax.data.sources import open_source
 from jepa_jax.data.validation_split import SEED
 from jepa_jax.errors import UserError
+from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.validation import validate
 from tests.tiny import tiny
 
@@ -78,6 +79,17 @@ def test_a_path_without_splits_will_do(tmp_path):
     c.data.source, c.data.path, c.data.validation = "npz", str(tmp_path / "all.npz"), 0.2
     validate(c)
     assert len(open_source(c.data, "train")) == 8
+
+
+def test_the_only_image_of_a_class_may_be_held_out(tmp_path):
+    data = digits(0.2)
+    data.source, data.path = "npz", str(tmp_path / "all.npz")
+    images, labels = np.zeros((10, 2, 2), np.uint8), np.arange(10) % 2
+    np.savez(data.path, images=images, labels=labels)
+    labels[open_source(data, "test").index[0]] = 2
+    np.savez(data.path, images=images, labels=labels)
+    train, held_out = open_splits(data)
+    assert (set(train.labels), held_out.labels[0]) == ({0, 1}, 2)
 
 
 @pytest.mark.parametrize(("share", "what"), [(1e-6, "none for validation"), (0.8, "")])

@@ -46,13 +46,13 @@ def check_probe_input(
     check_probe_labels(train_labels)
 
 
-def check_probe_labels(train_labels: Int[np.ndarray, "n"]) -> None:
-    """Raises UserError unless there are two classes or more."""
+def check_probe_labels(train_labels: Int[np.ndarray, "n"], remedy: str = "") -> None:
+    """Raises UserError, whose end is the remedy, unless there are two classes or more."""
     classes = len(np.unique(train_labels))
     if classes < 2:
         raise UserError(
             f"the training labels hold {classes} class: give images of at least two, "
-            "for example by shuffling before taking a part"
+            f"for example by shuffling before taking a part{remedy}"
         )
 
 

@@ -58,7 +58,7 @@ def open_splits(
       train: the source of the training split, if it is open already.
       train_images, test_images: at most so many are drawn at random; the same for the same seed.
       labelled: False if they need no labels, and get none.
-      remedy: what to do where there are no labels.
+      remedy: what to do where there are no labels, or of one class only.
 
     Raises:
       UserError: if a split has no labels, the test split has a class that training lacks, or
@@ -73,20 +73,24 @@ def open_splits(
         return tuple(Split(*each[:2], index) for each, index in zip(both, indices, strict=True))
     first = _split(data, data.train_split, train, train_images, seed, remedy)
     second = _split(data, data.test_split, test, test_images, seed, remedy)
-    return first, matched(first, second, whole=len(first) == len(train))
+    # What is held out at random may be all that there is of a rare class.
+    whole = len(first) == len(train) and not data.get("validation")
+    return first, matched(first, second, whole, f", or {remedy}")
 
 
-def matched(train: Split, test: Split, whole: bool) -> Split:
+def matched(train: Split, test: Split, whole: bool, remedy: str = "") -> Split:
     """The test split, with the classes numbered as in training.
 
     Args:
-      whole: whether `train` is all there is of training, so that it must have all classes.
+      whole: whether `train` is all there is of training, so that it must have all classes;
+        otherwise images of others count as wrong.
+      remedy: the end of what to do where training has one class only.
 
     Raises:
       UserError: if test has a class that training lacks, or training has one only.
     """
     test = _renumbered(test, train)
-    check_probe_labels(train.labels)
+    check_probe_labels(train.labels, remedy)
     if whole and len(unknown := np.setdiff1d(test.labels, train.labels)):
         names = [str(each if train.classes is None else train.classes[each]) for each in unknown]
         raise UserError(_lacking(test.name, train.name, names))
