@@ -1,10 +1,12 @@
 """The doctor: what is said of which numbers, once, and what is done about it."""
 
+import functools
+
 import pytest
 from ml_collections import ConfigDict
 
 from jepa_jax.errors import UserError
-from jepa_jax.training.doctor import Doctor, diagnosed, drift_per_half_life, verdicts
+from jepa_jax.training.doctor import Doctor, Looks, diagnosed, drift_per_half_life, verdicts
 from jepa_jax.training.guard import Diverged
 
 WELL = {
@@ -28,7 +30,8 @@ def rows(count: int = 12, **last) -> list[dict]:
 
 
 def names(found) -> list[tuple[str, str]]:
-    return [(verdict.name, verdict.severity) for verdict in verdicts(found)]
+    looks = functools.reduce(Looks.then, found, Looks())
+    return [(verdict.name, verdict.severity) for verdict in verdicts(looks)]
 
 
 def test_nothing_is_said_of_a_healthy_run():
@@ -154,6 +157,11 @@ def test_roll_back_to_where_it_was_well():
     with pytest.raises(Diverged) as caught:
         told.doctor.look(rows(5, overlap=0.3)[4], batch=511)
     assert (caught.value.before, caught.value.step, caught.value.batch) == (300, 500, 511)
+
+
+def test_a_look_costs_the_same_however_many_were_before():
+    looks = functools.reduce(Looks.then, rows(50), Looks())
+    assert (looks.count, len(looks.last)) == (50, 3)
 
 
 def test_warnings_stop_nothing():

@@ -44,13 +44,34 @@ class Verdict:
         return f"{self.severity}: {self.text}" if self.severity != NORMAL else self.text
 
 
-def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """On the last of the rows, in the light of those before it.
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """A run so far, as the rules see it.
 
-    Args:
-      rows: with a diagnosis, by step; see `diagnosed`.
+    Attributes:
+      last: its last three rows with a diagnosis.
+      best: the largest feature_std.
+      least: the row of the least loss.
     """
-    found = [verdict for rule in RULES if (verdict := rule(rows))] if rows else []
+
+    count: int = 0
+    last: tuple[Row, ...] = ()
+    best: float = 0.0
+    least: Row = dataclasses.field(default_factory=dict)
+
+    def then(self, row: Row) -> "Looks":
+        """With one more."""
+        return Looks(
+            self.count + 1,
+            (*self.last[-2:], row),
+            max(self.best, _value(row, "feature_std")),
+            min(self.least or row, row, key=_loss),
+        )
+
+
+def verdicts(looks: Looks) -> list[Verdict]:
+    """On the last look, in the light of those before it."""
+    found = [verdict for rule in RULES if (verdict := rule(looks))] if looks.count else []
     if any(verdict.severity == ILL for verdict in found):  # which nothing is normal beside
         return [verdict for verdict in found if verdict.severity != NORMAL]
     return found
@@ -61,8 +82,8 @@ def diagnosed(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if "over_mean" in row]
 
 
-def _same_encoder(rows: Sequence[Row]) -> Verdict | None:
-    if rows[-1]["target_gap"] == 0:
+def _same_encoder(looks: Looks) -> Verdict | None:
+    if looks.last[-1]["target_gap"] == 0:
         return Verdict(
             "same_encoder",
             ILL,
@@ -71,8 +92,8 @@ def _same_encoder(rows: Sequence[Row]) -> Verdict | None:
         )
 
 
-def _overlap(rows: Sequence[Row]) -> Verdict | None:
-    if (share := _last(rows, "overlap")) > SEEN:
+def _overlap(looks: Looks) -> Verdict | None:
+    if (share := _last(looks, "overlap")) > SEEN:
         return Verdict(
             "overlap",
             ILL,
@@ -81,8 +102,8 @@ def _overlap(rows: Sequence[Row]) -> Verdict | None:
         )
 
 
-def _scale(rows: Sequence[Row]) -> Verdict | None:
-    if abs((scale := _last(rows, "target_scale")) - 1) > SCALE:
+def _scale(looks: Looks) -> Verdict | None:
+    if abs((scale := _last(looks, "target_scale")) - 1) > SCALE:
         return Verdict(
             "scale",
             ILL,
@@ -91,8 +112,8 @@ def _scale(rows: Sequence[Row]) -> Verdict | None:
         )
 
 
-def _drift(rows: Sequence[Row]) -> Verdict | None:
-    if (drift := drift_per_half_life(rows[-1])) > DRIFT:
+def _drift(looks: Looks) -> Verdict | None:
+    if (drift := drift_per_half_life(looks.last[-1])) > DRIFT:
         return Verdict(
             "drift",
             ILL,
@@ -101,54 +122,61 @@ def _drift(rows: Sequence[Row]) -> Verdict | None:
         )
 
 
-def _collapse(rows: Sequence[Row]) -> Verdict | None:
+def _collapse(looks: Looks) -> Verdict | None:
     """Two looks in a row, as one batch says little."""
-    if len(rows) < 2:
+    if looks.count < 2:
         return None
-    best = max(_value(row, "feature_std") for row in rows)
-    fallen = all(_value(row, "feature_std") < FALLEN * best for row in rows[-2:])
-    alike = all(_value(row, "patch_cosine", 1.0) > ALIKE for row in rows[-2:])
-    if fallen or alike:
+    before, now = (_signs(row, looks.best) for row in looks.last[-2:])
+    if before & now:
         return Verdict(
             "collapse",
             ILL,
             f"features collapse: their spread over patches and images is"
-            f" {_last(rows, 'feature_std'):.2g} and was {best:.2g}, the mean cosine between patches"
-            f" of an image is {_last(rows, 'patch_cosine'):.3f}; {SLOWER}, or take"
+            f" {_last(looks, 'feature_std'):.2g} and was {looks.best:.2g}, the mean cosine between"
+            f" patches of an image is {_last(looks, 'patch_cosine'):.3f}; {SLOWER}, or take"
             " a slower target encoder (optim.ema)",
         )
 
 
-def _constant(rows: Sequence[Row]) -> Verdict | None:
-    if len(rows) >= PATIENCE and all(_value(row, "over_mean") > LEARNED for row in rows[-3:]):
+def _signs(row: Row, best: float) -> set[str]:
+    """Of collapse, in one look."""
+    found = {
+        "fallen": _value(row, "feature_std") < FALLEN * best,
+        "alike": _value(row, "patch_cosine", 1.0) > ALIKE,
+    }
+    return {name for name, holds in found.items() if holds}
+
+
+def _constant(looks: Looks) -> Verdict | None:
+    if looks.count >= PATIENCE and all(_value(row, "over_mean") > LEARNED for row in looks.last):
         return Verdict(
             "constant",
             WARNING,
             f"the predictor is no better than the mean target (its loss is"
-            f" {_last(rows, 'over_mean'):.2f} of that): it does not tell one image from another",
+            f" {_last(looks, 'over_mean'):.2f} of that): it does not tell one image from another",
         )
 
 
-def _placed(rows: Sequence[Row]) -> Verdict | None:
+def _placed(looks: Looks) -> Verdict | None:
     """What the mean over all does not tell: features hold their place, which is easy to predict."""
-    if len(rows) >= PATIENCE and all(_value(row, "over_place") > PLACED for row in rows[-3:]):
+    if looks.count >= PATIENCE and all(_value(row, "over_place") > PLACED for row in looks.last):
         return Verdict(
             "placed",
             WARNING,
-            f"the predictor's loss is {_last(rows, 'over_place'):.2f} times that of the mean target"
-            " of each place: it goes by where a block is, and not by what is around it; look at"
-            " the probes (probe.every_epochs), and whether more epochs change it",
+            f"the predictor's loss is {_last(looks, 'over_place'):.2f} times that of the mean"
+            " target of each place: it goes by where a block is, and not by what is around it; look"
+            " at the probes (probe.every_epochs), and whether more epochs change it",
         )
 
 
-def _rising(rows: Sequence[Row]) -> Verdict | None:
+def _rising(looks: Looks) -> Verdict | None:
     """The loss against its least, where features are now richer, or are not."""
-    least = min(rows, key=lambda row: _value(row, "loss", math.inf))
-    times = [_value(row, "loss", math.inf) / _value(least, "loss", math.inf) for row in rows[-3:]]
+    least = _loss(looks.least)
+    times = [_loss(row) / least for row in looks.last]
     if min(times[-2:]) < RISEN:
         return None
     for name, words in (("rank", "effective rank"), ("feature_std", "spread")):
-        if _last(rows, name) > _value(least, name):
+        if _last(looks, name) > _value(looks.least, name):
             return Verdict(
                 "rising",
                 NORMAL,
@@ -164,7 +192,7 @@ def _rising(rows: Sequence[Row]) -> Verdict | None:
         )
 
 
-RULES: tuple[Callable[[Sequence[Row]], Verdict | None], ...] = (
+RULES: tuple[Callable[[Looks], Verdict | None], ...] = (
     _same_encoder,
     _overlap,
     _scale,
@@ -191,8 +219,12 @@ def _value(row: Row, name: str, missing: float = 0.0) -> float:
     return missing if value is None else value
 
 
-def _last(rows: Sequence[Row], name: str) -> float:
-    return _value(rows[-1], name)
+def _last(looks: Looks, name: str) -> float:
+    return _value(looks.last[-1], name)
+
+
+def _loss(row: Row) -> float:
+    return _value(row, "loss", math.inf)
 
 
 class Doctor:
@@ -212,16 +244,12 @@ class Doctor:
         record: Callable[..., Any],
     ):
         self._action, self._say, self._record = settings.action, say, record
-        self._rows = diagnosed(rows)
+        self._looks = Looks()
         self._known = set()
         self._explained = set()  # what is normal is told once, and not when it is over
         self._well = 0  # the last step that was looked at and not ill
-        for count, row in enumerate(self._rows, 1):
-            found = verdicts(self._rows[:count])
-            self._explained |= {verdict.name for verdict in found if verdict.severity == NORMAL}
-            self._known = self._explained | {verdict.name for verdict in found}
-            if not _ill(found):
-                self._well = row["step"]
+        for row in diagnosed(rows):
+            self._judge(row)
 
     def look(self, row: Row, batch: int) -> None:
         """At one more row.
@@ -233,26 +261,31 @@ class Doctor:
           RunFailed: if the run is ill and the config says to stop.
           Diverged: if it is ill and the config says to roll back.
         """
-        self._rows.append(row)
-        found = verdicts(self._rows)
+        before = self._known
+        found = self._judge(row)
         for verdict in found:
-            if verdict.name not in self._known:
+            if verdict.name not in before:
                 self._record("verdict", step=row["step"], **dataclasses.asdict(verdict))
                 self._say(f"step {row['step']}: {verdict}")
-        now = {verdict.name for verdict in found}
-        for name in self._known - now - self._explained:
+        for name in before - self._known:
             self._record("verdict", step=row["step"], name=name, severity="over", text="")
             self._say(f"step {row['step']}: no longer so ({name})")
-        self._explained |= {verdict.name for verdict in found if verdict.severity == NORMAL}
-        self._known = now | self._explained
-        if not (ill := _ill(found)):
-            self._well = row["step"]
-        elif self._action == "stop":
+        ill = _ill(found)
+        if ill and self._action == "stop":
             raise RunFailed(
                 f"stopped at step {row['step']}, as the doctor was told to (doctor.action): {ill}"
             )
-        elif self._action == "roll_back":
+        if ill and self._action == "roll_back":
             raise Diverged(row["step"], self._well, batch, ill)
+
+    def _judge(self, row: Row) -> list[Verdict]:
+        self._looks = self._looks.then(row)
+        found = verdicts(self._looks)
+        self._explained |= {verdict.name for verdict in found if verdict.severity == NORMAL}
+        self._known = self._explained | {verdict.name for verdict in found}
+        if not _ill(found):
+            self._well = row["step"]
+        return found
 
 
 def _ill(found: Sequence[Verdict]) -> str:
