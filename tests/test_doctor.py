@@ -159,6 +159,13 @@ def test_roll_back_to_where_it_was_well():
     assert (caught.value.before, caught.value.step, caught.value.batch) == (300, 500, 511)
 
 
+def test_roll_back_to_before_the_first_sign_of_a_collapse():
+    told = Told("roll_back")
+    with pytest.raises(Diverged) as caught:
+        told.look(*rows(12, feature_std=0.1))
+    assert (caught.value.before, caught.value.step) == (1000, 1200)
+
+
 def test_a_look_costs_the_same_however_many_were_before():
     looks = functools.reduce(Looks.then, rows(50), Looks())
     assert (looks.count, len(looks.last)) == (50, 3)

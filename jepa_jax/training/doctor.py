@@ -247,7 +247,7 @@ class Doctor:
         self._looks = Looks()
         self._known = set()
         self._explained = set()  # what is normal is told once, and not when it is over
-        self._well = 0  # the last step that was looked at and not ill
+        self._well = 0  # the last step that was looked at and showed nothing of illness
         for row in diagnosed(rows):
             self._judge(row)
 
@@ -283,7 +283,7 @@ class Doctor:
         found = verdicts(self._looks)
         self._explained |= {verdict.name for verdict in found if verdict.severity == NORMAL}
         self._known = self._explained | {verdict.name for verdict in found}
-        if not _ill(found):
+        if not (_ill(found) or _signs(row, self._looks.best)):
             self._well = row["step"]
         return found
 
