@@ -3,6 +3,8 @@
 import pathlib
 import shutil
 import threading
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jepa_jax.config import defaults
-from jepa_jax.errors import UserError
+from jepa_jax.errors import RunFailed, UserError
+from jepa_jax.training import loop
 from jepa_jax.training.checkpoints import Checkpoints
 from jepa_jax.training.checksums import checksums
+from jepa_jax.training.guard import Diverged
 from tests.damaging import (  # noqa: F401
     delete,
     files,
@@ -130,6 +134,15 @@ def test_time_makes_a_save_due(tmp_path):
     assert hasty.overdue()
     never = Checkpoints(tmp_path / "checkpoints", settings(checkpoint_minutes=0.0))
     assert not never.overdue()
+
+
+def test_there_is_no_way_back_to_where_all_was_well(tmp_path):
+    checkpoints = saved(tmp_path, (4, 6))
+    run = SimpleNamespace(config=defaults(), ledger=MagicMock(), checkpoints=checkpoints)
+    diverged = Diverged(step=8, before=3, batch=7, reason="features collapse", spoilt=True)
+    with pytest.raises(RunFailed, match="collapse; no checkpoint is left of step 3 or before"):
+        loop.roll_back(run, loop.Start(), diverged, display=None)
+    assert names(tmp_path) == [4, 6]
 
 
 @pytest.mark.parametrize("damage", [delete, truncate, flip])

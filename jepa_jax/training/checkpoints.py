@@ -224,14 +224,16 @@ class Checkpoints:
             )
         return None
 
-    def forget_after(self, step: int) -> None:
-        """Deletes later steps, if there is one that is not later."""
+    def forget_after(self, step: int) -> bool:
+        """Deletes later steps, unless all are later; says whether it could."""
         self.wait()
         steps = self._patiently(self._store.steps, "{} cannot be read")
-        if min(steps, default=step) <= step:
-            for later in [number for number in steps if number > step]:
-                self._patiently(self._store.delete, "{} cannot be deleted", later)
-            self._good = Good(max(self._store.steps(), default=None), self._good.time)
+        if min(steps, default=step) > step:
+            return False
+        for later in [number for number in steps if number > step]:
+            self._patiently(self._store.delete, "{} cannot be deleted", later)
+        self._good = Good(max(self._store.steps(), default=None), self._good.time)
+        return True
 
     def _patiently(self, action: Callable[..., Any], what: str, *step: int) -> Any:
         path = self._store.path(*step) if step else self._store.folder

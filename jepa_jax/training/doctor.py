@@ -276,7 +276,7 @@ class Doctor:
                 f"stopped at step {row['step']}, as the doctor was told to (doctor.action): {ill}"
             )
         if ill and self._action == "roll_back":
-            raise Diverged(row["step"], self._well, batch, ill)
+            raise Diverged(row["step"], self._well, batch, ill, spoilt=True)
 
     def _judge(self, row: Row) -> list[Verdict]:
         self._looks = self._looks.then(row)

@@ -17,11 +17,12 @@ class Diverged(Exception):
       step: the last one done.
       before: the last step that is worth going back to.
       batch: of the last step, by its place in the run's row of batches.
+      spoilt: whether later states are no good; they are where updates were only left out.
     """
 
-    def __init__(self, step: int, before: int, batch: int, reason: str):
+    def __init__(self, step: int, before: int, batch: int, reason: str, spoilt: bool = False):
         super().__init__(reason)
-        self.step, self.before, self.batch = step, before, batch
+        self.step, self.before, self.batch, self.spoilt = step, before, batch, spoilt
 
 
 class Watch:

@@ -151,7 +151,7 @@ def roll_back(
     """The state before the steps that were left out; all batches since are skipped.
 
     Raises:
-      RunFailed: if that was done too often.
+      RunFailed: if that was done too often, or all checkpoints are of an ill run.
     """
     if start.roll_backs >= run.config.guard.roll_backs:
         raise RunFailed(
@@ -160,7 +160,12 @@ def roll_back(
             " events.jsonl has the images"
         )
     run.ledger.enter("roll_back")
-    run.checkpoints.forget_after(diverged.before)
+    if not run.checkpoints.forget_after(diverged.before) and diverged.spoilt:
+        raise RunFailed(
+            f"{diverged}; no checkpoint is left of step {diverged.before} or before, when all was"
+            " well: start again in a new --workdir, with a smaller doctor.every or more"
+            " train.checkpoints_kept"
+        )
     state, saved = restore(run)
     skipped = diverged.batch + 1 - saved.step
     display.say(
