@@ -6,6 +6,7 @@ Each message is one line that names the key and the nearest value that would do.
 import difflib
 import functools
 import importlib
+import math
 from collections.abc import Iterable, Iterator
 
 from ml_collections import ConfigDict
@@ -126,7 +127,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     _check_model(config)
     _check_devices(config, devices)
     _check_schedules(config)
-    _check_best(config)
+    _check_checkpoints(config)
     mask_spec(config)
 
 
@@ -278,7 +279,13 @@ def _check_schedules(config: ConfigDict):
         )
 
 
-def _check_best(config: ConfigDict):
+def _check_checkpoints(config: ConfigDict):
+    every, kept = config.train.checkpoint_every, config.train.checkpoint_keep_every
+    if kept % every:
+        raise UserError(
+            f"train.checkpoint_keep_every={kept} is no multiple of train.checkpoint_every={every},"
+            f" so not all of those steps are saved: take {math.ceil(kept / every) * every}"
+        )
     best, probed = config.train.checkpoint_best, config.data.test_split
     if best in ("knn", "linear") and not (probed and config.probe.every_epochs):
         key = "probe.every_epochs" if probed else "data.test_split and probe.every_epochs"

@@ -93,6 +93,10 @@ def test_published_recipes_keep_the_published_numbers(name: str):
         ({"train__epochs": float("inf")}, "train.epochs=inf must be 1e-06 or more, and finite"),
         ({"optim__eps": 0.0}, "optim.eps=0.0 must be 1e-16 or more"),
         ({"optim__b2": 1 - 1e-9}, "optim.b2=.* must be from 0 to 0.999999"),
+        (
+            {"train__checkpoint_keep_every": 1500},
+            "is no multiple of train.checkpoint_every=1000, .*: take 2000",
+        ),
         ({"train__checkpoint_best": "knn"}, "needs probes .*: set probe.every_epochs, or"),
         (
             {

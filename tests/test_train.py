@@ -200,6 +200,17 @@ def test_a_diverged_run_stops_with_a_report(tmp_path):
     assert all(len(row["images"]) == config.train.batch_size for row in skipped)
 
 
+def test_what_is_saved_has_a_row_with_its_loss(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "results.json").unlink()
+    for step in (10, STEPS):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    config = tiny()
+    config.train.log_every, config.train.checkpoint_every, config.data.test_split = 100, 4, ""
+    assert train(config, str(tmp_path)) == FINISHED
+    assert [row["step"] for row in rows(tmp_path) if row["loss"]] == [1, 2, 3, 4, 5, 8, 12]
+
+
 class Poison:
     """Makes the images of some batches not finite, by the number of the batch."""
 

@@ -230,13 +230,13 @@ def steps(
             last = step == run.total  # it is saved below and probed in `finish`
             probing = probe_every and not last and step % probe_every == 0
             diagnosing = config.doctor.every and step % config.doctor.every == 0
-            logging = last or probing or diagnosing or step % every.log_every == 0
             saving = run.checkpoints.due(step, wanted=probing)
             saving = saving or (overdue and step > saved + IN_FLIGHT)  # may be an old wish
-            if logging or saving:
+            # What is saved has a row: by its loss it may be the best.
+            logging = last or probing or diagnosing or saving or step % every.log_every == 0
+            if logging:
                 watch.settle()
                 found = _numbers(metrics)
-            if logging:
                 broken.settle()
                 row = {"step": step, **found, **rate.measure(), "broken_images": len(broken)}
                 if diagnosing:
