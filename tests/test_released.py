@@ -15,7 +15,8 @@ from jepa_jax.config import defaults
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.ijepa import IJEPA
 from jepa_jax.interop import released as released_files
-from jepa_jax.interop.reference import export_encoder, export_predictor
+from jepa_jax.interop.layout import write
+from jepa_jax.interop.reference import encoder_layout, predictor_layout
 from jepa_jax.interop.released import write_released
 from jepa_jax.interop.torch_files import write_torch
 from jepa_jax.optim import Schedule
@@ -108,8 +109,8 @@ def test_out_and_in_again_is_bitwise_the_same(written):
 def test_in_and_out_again_is_bitwise_the_same(released):
     for part, entry in (("target", "target_encoder"), ("context", "encoder")):
         model = jepa_jax.load(released, part, heads=3)
-        back = export_encoder(model.params, model.backbone.encoder, model.grid)
-        np.testing.assert_equal(back, recorded(entry))
+        layout = encoder_layout(model.backbone.encoder, 3, model.grid)
+        np.testing.assert_equal(write(model.params, layout), recorded(entry))
 
 
 def test_features_equal_the_reference_s(released):
@@ -126,6 +127,10 @@ def test_pytorch_goes_on_where_the_run_stopped(written):
     """A step of torch's AdamW, loaded as the reference loads it, is a step of ours."""
     _, state, file = written
     model = build_model(config(), steps_per_epoch=15)
+    layouts = {
+        "encoder": encoder_layout(model.encoder, 3, model.predictor.grid),
+        "predictor": predictor_layout(model.predictor, model.encoder.width),
+    }
     random = np.random.default_rng(0)
     gradients = jax.tree.map(
         lambda x: random.normal(scale=1e-3, size=x.shape).astype(np.float32), state.params
@@ -134,10 +139,10 @@ def test_pytorch_goes_on_where_the_run_stopped(written):
     ours, _ = jax.jit(model.optimizer.update)(gradients, state.opt_state, state.params, schedule)
 
     def named(params: dict) -> dict[str, np.ndarray]:
-        encoder = export_encoder(params["encoder"], model.encoder, model.predictor.grid)
-        predictor = export_predictor(params["predictor"], model.predictor)
-        return {f"encoder/{name}": value for name, value in encoder.items()} | {
-            f"predictor/{name}": value for name, value in predictor.items()
+        return {
+            f"{part}/{name}": value
+            for part, layout in layouts.items()
+            for name, value in write(params[part], layout).items()
         }
 
     content = torch.load(file, weights_only=True)

@@ -9,60 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jepa_jax.interop.layout import (
-    Fixed,
-    Layout,
-    Tensor,
-    linear,
-    norm,
-    patch_embedding,
-    read,
-    write,
-)
+from jepa_jax.interop.layout import Fixed, Layout, Tensor, linear, norm, patch_embedding
 from jepa_jax.models.positions import sincos_2d
 from jepa_jax.models.predictor import Predictor
 from jepa_jax.models.vit import Encoder
 
 Grid = tuple[int, int]  # rows and columns of patches
-
-
-def import_encoder(tensors: Mapping[str, Any], encoder: Encoder, grid: Grid) -> dict[str, Any]:
-    """Parameters of `encoder` from a state dict of the reference's encoder or target encoder.
-
-    Args:
-      tensors: name -> array, with or without the `module.` prefix of the released files.
-      encoder: the module that they are for.
-
-    Raises:
-      UserError: naming every tensor that is missing, unknown or has another shape.
-    """
-    tensors = without_prefix(tensors)
-    kernel = np.shape(tensors.get("patch_embed.proj.weight", np.zeros((1, 1))))
-    channels = kernel[1] if len(kernel) == 4 else 1
-    shapes = encoder_shapes(encoder, channels, grid)
-    return read(tensors, encoder_layout(encoder, channels, grid), shapes, "this encoder")
-
-
-def export_encoder(params: Any, encoder: Encoder, grid: Grid) -> dict[str, np.ndarray]:
-    """The reverse: a state dict, without prefix."""
-    channels = params["patch_embed"]["kernel"].shape[0] // encoder.patch_size**2
-    return write(params, encoder_layout(encoder, channels, grid))
-
-
-def import_predictor(
-    tensors: Mapping[str, Any], predictor: Predictor, encoder_width: int
-) -> dict[str, Any]:
-    """Parameters of `predictor` from a state dict of the reference's predictor; as above."""
-    layout = predictor_layout(predictor, encoder_width)
-    shapes = predictor_shapes(predictor, encoder_width)
-    return read(without_prefix(tensors), layout, shapes, "this predictor")
-
-
-def export_predictor(params: Any, predictor: Predictor) -> dict[str, np.ndarray]:
-    """The reverse: a state dict, without prefix."""
-    return write(params, predictor_layout(predictor, params["embed"]["kernel"].shape[0]))
 
 
 def without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,14 +58,6 @@ def encoder_shapes(encoder: Encoder, channels: int, grid: Grid) -> Any:
     rows, columns = (side * encoder.patch_size for side in grid)
     image = jnp.zeros((1, rows, columns, channels))
     return jax.eval_shape(encoder.init, jax.random.key(0), image)["params"]
-
-
-def predictor_shapes(predictor: Predictor, encoder_width: int) -> Any:
-    """The tree of a predictor's parameters, as shapes."""
-    features, patch = jnp.zeros((1, 1, encoder_width)), jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(
-        predictor.init, jax.random.key(0), features, patch, patch[None], jnp.ones_like(patch)
-    )["params"]
 
 
 def _sincos(name: str, width: int, grid: Grid) -> Fixed:

@@ -12,10 +12,10 @@ from jepa_jax.errors import UserError
 from jepa_jax.ijepa import IJEPA
 from jepa_jax.interop.architecture import Hints, infer_encoder, infer_grid
 from jepa_jax.interop.extras import extra
-from jepa_jax.interop.layout import Layout, Tensor, write
+from jepa_jax.interop.layout import Layout, Tensor, read, write
 from jepa_jax.interop.reference import (
     encoder_layout,
-    import_encoder,
+    encoder_shapes,
     predictor_layout,
     without_prefix,
 )
@@ -65,7 +65,9 @@ def read_released(path: os.PathLike, part: str, hints: Hints) -> Pretrained:
         encoder, channels = infer_encoder(tensors, hints)
         grid, _ = infer_grid(tensors.get("pos_embed", np.zeros(())))
         mean, std = hints.normalization(channels, told["mean"], told["std"])
-        params = import_encoder(tensors, encoder, grid)
+        layout = encoder_layout(encoder, channels, grid)
+        shapes = encoder_shapes(encoder, channels, grid)
+        params = read(tensors, layout, shapes, "this encoder")
     except UserError as error:
         raise UserError(f"{path}, {key}: {error}") from None
     size = tuple(side * encoder.patch_size for side in grid)
