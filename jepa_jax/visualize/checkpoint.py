@@ -18,7 +18,7 @@ from jepa_jax.data.loader import evaluation_images
 from jepa_jax.data.sources import Source, open_source
 from jepa_jax.data.subset import spread, subset
 from jepa_jax.errors import UserError, did_you_mean
-from jepa_jax.interop.runs import find_checkpoint
+from jepa_jax.interop.runs import find_checkpoint, read_run
 from jepa_jax.visualize.attention import attention_overview, attention_weights
 from jepa_jax.visualize.map import NoMap, feature_map, tsne
 from jepa_jax.visualize.masks import mask_overlay
@@ -26,7 +26,7 @@ from jepa_jax.visualize.pca import pca_overview, pca_steps
 from jepa_jax.visualize.prediction import block_agreement, prediction_overview
 from jepa_jax.visualize.retrieval import retrieval_overview
 from jepa_jax.visualize.similarity import centred, salient, similarity_overview
-from jepa_jax.visualize.trained import Trained, normalize, read_target, read_trained
+from jepa_jax.visualize.trained import Trained, normalize, read_trained
 
 QUERIES = 4  # patches whose likes are shown
 
@@ -48,7 +48,7 @@ class Scene:
     @functools.cached_property
     def features(self) -> np.ndarray:
         """(n, N, D) of the target encoder."""
-        return self.trained.patch_features(self.images)
+        return self.trained.encoder.patch_features(self.images)
 
     @functools.cached_property
     def bank_images(self) -> np.ndarray:
@@ -58,7 +58,7 @@ class Scene:
     @functools.cached_property
     def bank(self) -> np.ndarray:
         """(m, N, D) of the target encoder."""
-        return self.trained.patch_features(self.bank_images)
+        return self.trained.encoder.patch_features(self.bank_images)
 
     @functools.cached_property
     def bank_targets(self) -> np.ndarray:
@@ -201,6 +201,6 @@ def visualize(
 def _steps(scene: Scene, folder: epath.Path, path: epath.Path) -> None:
     features = {}
     for step in sorted(ocp.utils.checkpoint_steps(folder)):
-        encoder = read_target(find_checkpoint(folder / str(step)))
+        encoder = read_run(folder / str(step), "target")
         features[step] = encoder.patch_features(scene.images)
     pca_steps(scene.images, features, scene.grid, path)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa, losses
 from jepa_jax.data.transforms import EvalView
-from jepa_jax.interop.runs import Checkpoint, find_checkpoint, read_state
+from jepa_jax.interop.runs import find_checkpoint, read_state
 from jepa_jax.masks import Masks
 from jepa_jax.models.transformer import EXACT
 from jepa_jax.pretrained import Backbone, Pretrained
@@ -29,10 +29,6 @@ class Trained:
     model: ijepa.IJEPA
     params: dict[str, Any]  # {"encoder", "predictor"}
     target: Any  # of the target encoder
-
-    def patch_features(self, images: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n N D"]:
-        """Of the target encoder."""
-        return self.encoder.patch_features(images)
 
     @functools.cached_property
     def encoder(self) -> Pretrained:
@@ -57,17 +53,13 @@ def read_trained(path: os.PathLike | str) -> Trained:
     Raises:
       UserError: if there is none, or it is damaged.
     """
-    return _trained(find_checkpoint(path))
-
-
-def read_target(checkpoint: Checkpoint) -> Pretrained:
-    """The target encoder alone."""
-    model = _float32(checkpoint.config)
-    return Pretrained(
-        Backbone(model.encoder, model.mean, model.std),
+    checkpoint = find_checkpoint(path)
+    return Trained(
+        checkpoint.config,
+        checkpoint.step,
+        _float32(checkpoint.config),
+        read_state(checkpoint, ("params",)),
         read_state(checkpoint, ("target",)),
-        EvalView.of(checkpoint.config.data),
-        "target",
     )
 
 
@@ -83,16 +75,6 @@ def untrained(trained: Trained) -> Trained:
 def normalize(features: Float[np.ndarray, "n N D"]) -> Float[np.ndarray, "n N D"]:
     """Features as the targets of the loss are made of them."""
     return np.asarray(losses.normalize_targets(jnp.asarray(features)))
-
-
-def _trained(checkpoint: Checkpoint) -> Trained:
-    return Trained(
-        checkpoint.config,
-        checkpoint.step,
-        _float32(checkpoint.config),
-        read_state(checkpoint, ("params",)),
-        read_state(checkpoint, ("target",)),
-    )
 
 
 def _float32(config: ConfigDict) -> ijepa.IJEPA:
