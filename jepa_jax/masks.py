@@ -181,18 +181,15 @@ def sample(key: Array, spec: MaskSpec, batch_size: int, start: int = 0, *, draws
         raise ValueError("masks are drawn on the host: call sample outside of jit")
     survey(spec)  # known already, unless the spec came from another process
     with on_host(), jax.enable_x64(False):  # the same draws in a program that has turned it on
-        masks = _sample(_threefry(key), spec, draws * batch_size, jnp.int32(draws * start))
+        masks = _sample(key, spec, draws * batch_size, jnp.int32(draws * start))
     rows = (-1,) if draws == 1 else (-1, draws)
     return Masks(*(np.asarray(x).reshape(*rows, *x.shape[1:]) for x in masks))
 
 
-def _threefry(key: Array) -> Array:
-    """Of another kind of generator, what vmap draws for an image would depend on its batch."""
-    return jax.random.wrap_key_data(jax.random.key_data(key)[..., :2], impl="threefry2x32")
-
-
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _sample(key: Array, spec: MaskSpec, batch_size: int, start: Array) -> Masks:
+    # Of another kind of generator, what vmap draws for an image would depend on its batch.
+    key = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
     position = start + jnp.arange(batch_size, dtype=jnp.int32)
     return jax.vmap(lambda i: _sample_one(key, i, spec))(position)
 

@@ -12,8 +12,8 @@ def split_by_batch(x: Array) -> Array:
 
     Left to itself, XLA splits activations by their features wherever 'fsdp' splits a kernel's
     inputs, and then sums them over the devices, which is many times the traffic of gathering
-    the kernel. Without a mesh, or in one of other axes, x as it is; inside a
-    replica, along the others.
+    the kernel. Without a mesh, or in one of other axes, x as it is;
+    inside a replica, along the others.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in DATA_AXES if axis in set(mesh.axis_names) - set(mesh.manual_axes))
