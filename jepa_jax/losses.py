@@ -110,8 +110,8 @@ def variance(features: Array, *, minimum: float = 1.0, eps: float = 1e-4) -> Arr
     >>> round(variance(jnp.array([[0.0, 4.0], [0.0, 8.0]])).item(), 3)  # .01 and √8
     0.495
     """
-    centred = _centred(features)
-    deviation = jnp.sqrt(jnp.square(centred).sum(0) / max(1, len(centred) - 1) + eps)
+    centred, others, rows = _centred(features)
+    deviation = jnp.sqrt(jnp.square(centred).sum(rows) / others + eps)
     return jnp.maximum(minimum - deviation, 0.0).mean()
 
 
@@ -128,19 +128,21 @@ def covariance(features: Array) -> Array:
     >>> covariance(jnp.array([[1.0, 1.0], [-1.0, -1.0]])).item()  # 2², in either order, over D = 2
     4.0
     """
-    centred = _centred(features)
+    centred, others, rows = _centred(features)
     # On a mesh of explicit axes it has to be said that each device has the whole product.
     whole = P() if jax.sharding.get_abstract_mesh().explicit_axes else None
-    products = jnp.matmul(centred.T, centred, out_sharding=whole)
-    covariances = products / max(1, len(centred) - 1)
+    products = jax.lax.dot_general(centred, centred, ((rows, rows), ((), ())), out_sharding=whole)
+    covariances = products / others
     different = ~jnp.eye(len(covariances), dtype=bool)
     return jnp.square(jnp.where(different, covariances, 0.0)).sum() / len(covariances)
 
 
-def _centred(features: Array) -> Array:
-    """(..., D) -> float32 (n, D), each feature with a mean of 0."""
-    rows = features.reshape(-1, features.shape[-1]).astype(jnp.float32)
-    return rows - rows.mean(0, keepdims=True)
+def _centred(features: Array) -> tuple[Array, int, tuple[int, ...]]:
+    """float32 (..., D), each feature with a mean of 0; by what to divide; axes of what varies."""
+    features = features.astype(jnp.float32)
+    rows = tuple(range(features.ndim - 1))  # not made one: on a mesh, they may lie on several
+    others = max(1, features.size // features.shape[-1] - 1)
+    return features - features.mean(rows, keepdims=True), others, rows
 
 
 def _compare(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jepa_jax import losses
@@ -170,6 +170,15 @@ def test_wrong_shapes():
             length=jnp.ones(1, jnp.int32),
             mask=jnp.ones((1, 2), bool),
         )
+
+
+@pytest.mark.parametrize("split", [P("data"), P(None, "data")])
+@pytest.mark.parametrize("term", [losses.variance, losses.covariance])
+def test_the_terms_take_features_that_several_devices_share(term, split: P):
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    features = jax.ShapeDtypeStruct((4, 4, 8), jnp.float32, sharding=NamedSharding(mesh, split))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert jax.eval_shape(term, features).sharding.spec == P()
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
