@@ -24,9 +24,10 @@ def split_as_kernel(matrix: Array, heads: int) -> Array:
     """A kernel with heads that was made a matrix, where `heads` is the axis that has them.
 
     Its gradient lies likewise, and so is scattered over 'fsdp' as it arises: after the way back to
-    the kernel's shape, XLA would sum it whole on each device if there are several replicas.
+    the kernel's shape, XLA would sum it whole on each device if there are several replicas. On a
+    mesh without the two axes the matrix as it is.
     """
-    if "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
+    if not {"tensor", "fsdp"} <= set(jax.sharding.get_abstract_mesh().axis_names):
         return matrix
     spec = P("tensor", "fsdp") if heads == 0 else P("fsdp", "tensor")
     return jax.lax.with_sharding_constraint(matrix, spec)
