@@ -43,8 +43,9 @@ class Schedules:
     weight_decay: tuple[float, float]
     momentum: tuple[float, float]
 
-    def __call__(self, step: Array) -> Schedule:
+    def __call__(self, step: Array | int) -> Schedule:
         """Values for the step with this 0-based number."""
+        step = jnp.asarray(step, jnp.int32)
         start, peak, final = self.learning_rate
         count = step + 1
         rise, fall = self.warmup_steps, max(self.steps - self.warmup_steps, 1)
@@ -92,6 +93,13 @@ class AdamW:
     first_moment_dtype: str = "float32"
 
     def init(self, params: Any) -> optax.OptState:
+        """Raises ValueError if parameters are not float32: others lose what a step changes."""
+        for path, leaf in jax.tree.leaves_with_path(params):
+            if leaf.dtype != jnp.float32:
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise ValueError(
+                    f"{name} is {leaf.dtype}: keep parameters in float32, and cast them"
+                )
         return self._adam.init(params)
 
     def update(
@@ -121,7 +129,11 @@ def decay_mask(params: Any) -> Any:
 
     By name: a stacked bias has two axes. The mask token is decayed, as in the published code.
     """
-    return jax.tree.map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
+
+    def decayed(path, _):
+        return jax.tree_util.keystr(path[-1:], simple=True) not in NOT_DECAYED
+
+    return jax.tree.map_with_path(decayed, params)
 
 
 def moving_average(target: Any, online: Any, momentum: Array) -> Any:

@@ -100,3 +100,17 @@ def test_the_first_moment_may_be_kept_in_bfloat16():
 def test_moving_average():
     mean = moving_average({"a": jnp.float32(1)}, {"a": jnp.float32(3)}, jnp.float32(0.75))
     assert float(mean["a"]) == 1.5
+
+
+def test_a_schedule_takes_a_whole_number():
+    assert SCHEDULES(5) == SCHEDULES(jnp.int32(5))
+
+
+def test_what_is_decayed_in_a_tree_of_lists():
+    mask = decay_mask([{"kernel": jnp.ones(2), "bias": jnp.ones(2)}, (jnp.ones(2),)])
+    assert mask == [{"kernel": True, "bias": False}, (True,)]
+
+
+def test_coarser_parameters_are_refused():
+    with pytest.raises(ValueError, match="a/kernel is bfloat16: keep parameters in float32"):
+        AdamW().init({"a": {"kernel": jnp.ones(2, jnp.bfloat16)}})
