@@ -49,6 +49,14 @@ class IJEPA:
     accumulate: int = 1  # parts in which a batch goes through
     spike: float | None = None  # times the usual gradient norm, beyond which nothing is changed
 
+    def __post_init__(self):
+        for name, value, choices in (
+            ("targets", self.targets, TARGETS),
+            ("loss", self.loss, LOSSES),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} {value!r}: take one of {', '.join(choices)}")
+
 
 class Guard(NamedTuple):
     """What is remembered to tell a sound gradient from one to leave out."""
@@ -73,7 +81,7 @@ class State(flax.struct.PyTreeNode):
 
 class Batch(NamedTuple):
     images: Array  # (B, Y, X, C) uint8, or float if already normalised
-    masks: Masks  # of arrays (B, ...), or (B, R, ...) with R draws for each image
+    masks: Masks  # of arrays (B, ...), or (B, R, ...) with R draws for each image; of their grid
 
 
 class Metrics(NamedTuple):
@@ -98,7 +106,16 @@ def init(model: IJEPA, key: Array, image_shape: tuple[int, int, int]) -> State:
     Args:
       key: a typed random key.
       image_shape: height, width, channels of the images to come.
+
+    Raises:
+      ValueError: if the predictor's grid is not that of the images' patches.
     """
+    height, width, _ = image_shape
+    patch_size = model.encoder.patch_size
+    if (grid := (height // patch_size, width // patch_size)) != tuple(model.predictor.grid):
+        raise ValueError(
+            f"images have a grid of {grid} patches, the predictor of {model.predictor.grid}"
+        )
     encoder_key, predictor_key = jax.random.split(key)
     image = jnp.zeros((1, *image_shape), jnp.float32)
     patch = jnp.zeros((1, 1), jnp.int32)

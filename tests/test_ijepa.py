@@ -172,10 +172,34 @@ def test_pixels_are_normalised_on_the_device(model):
 
 
 @pytest.mark.parametrize("name", ["smooth_l1", "l2", "l1"])
-def test_every_loss_trains(state, name: str):
-    value = loss(build(loss=name), state.params, state.target, batch())
-    assert np.isfinite(float(value))
-    assert float(value) > 0
+def test_the_loss_is_the_one_of_that_name(state, name: str):
+    model = build(loss=name)
+    expected = getattr(losses, name)(
+        ijepa.predict(model, state.params, batch()),
+        target_features(model, state.target, batch()),
+        length=batch().masks.target_length,
+    )
+    found = loss(model, state.params, state.target, batch())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"targets": "pixel"}, "targets 'pixel': take one of features, pixels"),
+        ({"loss": "l3"}, "loss 'l3': take one of smooth_l1, l2, l1"),
+    ],
+)
+def test_what_a_method_can_not_be_is_told(change: dict, complaint: str):
+    with pytest.raises(ValueError, match=complaint):
+        build(**change)
+
+
+def test_a_predictor_of_another_grid_is_refused():
+    model = build()
+    turned = dataclasses.replace(model, predictor=model.predictor.clone(grid=(4, 6)))
+    with pytest.raises(ValueError, match=r"a grid of \(6, 4\) patches, the predictor of \(4, 6\)"):
+        jax.eval_shape(lambda key: ijepa.init(turned, key, (24, 16, 3)), jax.random.key(0))
 
 
 def test_pixel_targets_are_the_normalised_patches_and_train():
