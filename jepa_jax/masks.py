@@ -104,6 +104,9 @@ class MaskSpec:
       context_choice: which K of the patches that are left of the context block: "random" ones, the
         first in "raster" order as the published code does, or a compact "block" about one of them.
 
+    What is not given is filled in at once: for another grid or style make a new one, as
+    `dataclasses.replace` would keep what the old ones came to.
+
     Raises:
       ValueError: if the setting cannot be met; the message names the largest K that can.
     """
