@@ -154,8 +154,7 @@ def gpu(config, folder):
     import functools
     import runpy
 
-    from jepa_jax.benchmark.gpu import measure
-    from jepa_jax.benchmark.gpu_report import report
+    from jepa_jax.benchmark.gpu_report import measure_each, report
 
     if config is None:
         found = pathlib.Path(HERE).parent / "configs"
@@ -163,7 +162,7 @@ def gpu(config, folder):
     else:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         recipes = {pathlib.Path(path.split(":")[0]).stem: config}
-    rows = measure(
+    rows = measure_each(
         recipes,
         folder,
         path_of(OUT) or folder / "gpu.jsonl",

@@ -52,6 +52,7 @@ def test_the_batch_doubles_until_memory_ends_or_nothing_is_gained(memory, slow_f
     [
         ("jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes", True),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.", True),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", True),
         ("ValueError: no such thing", False),
     ],
 )
@@ -60,6 +61,12 @@ def test_memory_is_told_from_other_failures(line: str, kind: bool):
     with pytest.raises(UserError) as caught:
         contender.start()
     assert isinstance(caught.value, OutOfMemory) is kind
+
+
+def test_one_that_the_kernel_kills_ran_out_of_memory():
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(OutOfMemory, match="it failed: killed, as the kernel does"):
+        Contender("it", [sys.executable, "-c", killed]).start()
 
 
 # What a contender says and does, of a GPU on which so many images are too many.
@@ -101,7 +108,7 @@ def sides():
 def found(sides, tmp_path_factory):
     """All of it."""
     out = tmp_path_factory.mktemp("gpu") / "out.jsonl"
-    return gpu.measure({"tiny": tiny()}, out.parent, out, **SIZES), out
+    return gpu.measure("tiny", tiny(), out.parent, out, **SIZES), out
 
 
 def test_each_side_is_tried_and_takes_turns_at_its_best(found):
@@ -132,11 +139,76 @@ def test_it_goes_on_after_what_is_there(found, tmp_path):
     lines = [json.dumps(row) + "\n" for row in rows]
     out = tmp_path / "out.jsonl"
     out.write_text("".join(lines[:at]) + lines[at][:40])
-    again = gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES)
+    again = gpu.measure("tiny", tiny(), tmp_path, out, **SIZES)
     assert again[:at] == rows[:at]
     what = [[row[key] for key in ("what", "contender", "batch")] for row in rows]
     assert [[row[key] for key in ("what", "contender", "batch")] for row in again] == what
-    assert gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES) == again
+    assert gpu.measure("tiny", tiny(), tmp_path, out, **SIZES) == again
+
+
+def runs(monkeypatch, *, at: int, then) -> list[str]:
+    """Has something else happen at a run; the names of those that ran."""
+    ran, run = [], gpu._run
+
+    def counted(contender, steps):
+        ran.append(contender.name)
+        return then() if len(ran) == at else run(contender, steps)
+
+    monkeypatch.setattr(gpu, "_run", counted)
+    return ran
+
+
+ALONE = SIZES | {"peer": False}
+TRIALS = 7  # of ours
+
+
+def test_rounds_that_are_done_are_kept(sides, tmp_path, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    ran, out = runs(monkeypatch, at=TRIALS + 2, then=interrupt), tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        gpu.measure("tiny", tiny(), tmp_path, out, **ALONE)
+    rows = gpu.measure("tiny", tiny(), tmp_path, out, **ALONE)
+    assert len(ran) == TRIALS + 2 + 1
+    (best,) = gpu.best_of(rows, "tiny", tiny())
+    assert len(best["rounds"]) == 2
+
+
+def test_a_batch_that_fits_no_longer_is_chosen_anew(sides, tmp_path, monkeypatch):
+    runs(monkeypatch, at=TRIALS + 2, then=lambda: {"out_of_memory": True})
+    out = tmp_path / "out.jsonl"
+    rows = gpu.measure("tiny", tiny(), tmp_path, out, **ALONE)
+    (best,) = gpu.best_of(rows, "tiny", tiny())
+    assert (best["batch"], len(best["rounds"])) == (4, 2)
+    assert gpu.measure("tiny", tiny(), tmp_path, out, **ALONE) == rows
+
+
+def test_a_peer_that_fails_leaves_the_others_and_is_tried_again(
+    sides, tmp_path, monkeypatch, capsys
+):
+    def failing(style, *_):
+        return Contender(style, [sys.executable, "-c", "import sys; sys.exit('no [C] compiler')"])
+
+    out, theirs = tmp_path / "out.jsonl", gpu.peer_contender
+    monkeypatch.setattr(gpu, "peer_contender", failing)
+    rows = gpu.measure("tiny", tiny(), tmp_path, out, **SIZES)
+    assert [row["contender"] for row in gpu.best_of(rows, "tiny", tiny())] == [
+        "jepa_jax, remat=dots"
+    ]
+    gpu_report.report(rows, {"tiny": tiny()})
+    told = " ".join(capsys.readouterr().out.split())
+    assert "best failed: no [C] compiler, at a batch of 2; the same command tries it again" in told
+    monkeypatch.setattr(gpu, "peer_contender", theirs)
+    rows = gpu.measure("tiny", tiny(), tmp_path, out, **SIZES)
+    assert len(gpu.best_of(rows, "tiny", tiny())) == 3
+    assert not gpu.failures(rows, "tiny", tiny())
+
+
+def test_if_none_of_ours_runs_it_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "_run", lambda *_: {"failed": "it failed: no GPU"})
+    with pytest.raises(UserError, match="tiny: it failed: no GPU"):
+        gpu.measure("tiny", tiny(), tmp_path, tmp_path / "out.jsonl", **ALONE)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +216,13 @@ def test_it_goes_on_after_what_is_there(found, tmp_path):
 )
 def test_less_than_is_asked_for_is_no_answer(sides, tmp_path, more, trials):
     out = tmp_path / "out.jsonl"
-    less = SIZES | {"peer": False}
-    asked = less | more
-    first = gpu.measure({"tiny": tiny()}, tmp_path, out, **less)
-    rows = gpu.measure({"tiny": tiny()}, tmp_path, out, **asked)
+    asked = ALONE | more
+    first = gpu.measure("tiny", tiny(), tmp_path, out, **ALONE)
+    rows = gpu.measure("tiny", tiny(), tmp_path, out, **asked)
     (best,) = gpu.best_of(rows, "tiny", tiny())
     assert (best["steps"], len(best["rounds"])) == (asked["steps"], asked["rounds"])
     assert len(rows) - 1 == trials * (len(first) - 1)
-    assert gpu.measure({"tiny": tiny()}, tmp_path, out, **less | {"rounds": 1}) == rows
+    assert gpu.measure("tiny", tiny(), tmp_path, out, **ALONE | {"rounds": 1}) == rows
 
 
 def test_another_torch_is_measured_anew(sides, tmp_path, monkeypatch):
@@ -159,7 +230,7 @@ def test_another_torch_is_measured_anew(sides, tmp_path, monkeypatch):
     for version in ("1.0", "2.0"):
         installed = [SimpleNamespace(version=version)]
         monkeypatch.setattr(gpu.metadata, "distributions", lambda name, it=installed: it)
-        rows = gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES)
+        rows = gpu.measure("tiny", tiny(), tmp_path, out, **SIZES)
     assert collections.Counter((row["what"], row.get("torch")) for row in rows) == {
         ("trial", None): 7,
         ("trial", "1.0"): 6,
@@ -172,7 +243,7 @@ def test_another_torch_is_measured_anew(sides, tmp_path, monkeypatch):
 def test_a_peer_that_is_added_takes_turns_too(sides, tmp_path):
     out = tmp_path / "out.jsonl"
     alone, both = (
-        gpu.measure({"tiny": tiny()}, tmp_path, out, **SIZES | {"peer": peer})
+        gpu.measure("tiny", tiny(), tmp_path, out, **SIZES | {"peer": peer})
         for peer in (False, True)
     )
     count = [len(gpu.best_of(rows, "tiny", tiny())) for rows in (alone, both)]
@@ -182,7 +253,7 @@ def test_a_peer_that_is_added_takes_turns_too(sides, tmp_path):
 
 def test_coarser_numbers_are_beside_ours_and_not_for_them(sides, tmp_path, capsys):
     out, recipes = tmp_path / "out.jsonl", {"tiny": tiny()}
-    rows = gpu.measure(recipes, tmp_path, out, **SIZES | {"peer": False}, coarser=True)
+    rows = gpu.measure("tiny", tiny(), tmp_path, out, **ALONE, coarser=True)
     best = gpu.best_of(rows, "tiny", tiny())
     assert [row["contender"] for row in best] == ["jepa_jax, remat=dots", gpu.COARSE]
     gpu_report.report(rows, recipes)
@@ -200,9 +271,9 @@ def test_what_was_found_of_another_setting_is_not_told(found):
 
 def test_another_device_is_another_file(found, monkeypatch):
     _, out = found
-    monkeypatch.setattr(gpu, "_trial", lambda *_: {"device": "abacus"})
+    monkeypatch.setattr(gpu, "_run", lambda *_: {"device": "abacus"})
     with pytest.raises(UserError, match=r"abacus.*take another --out"):
-        gpu.measure({"other": tiny()}, out.parent, out, **SIZES)
+        gpu.measure("other", tiny(), out.parent, out, **SIZES)
 
 
 def test_shares_of_the_peaks():
@@ -230,3 +301,15 @@ def test_it_is_told_with_the_hours_of_the_recipe(found, capsys):
     told = capsys.readouterr().out
     assert "jepa_jax, remat=dots" in told
     assert "300 epochs of 1,281,167 images would take" in " ".join(told.split())
+
+
+def test_a_recipe_is_told_before_the_next_is_measured(found, tmp_path, monkeypatch, capsys):
+    def measure(recipe, *_):
+        if recipe == "other":
+            raise KeyboardInterrupt
+        return found[0]
+
+    monkeypatch.setattr(gpu_report, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_report.measure_each({"tiny": tiny(), "other": tiny()}, tmp_path, tmp_path / "out.jsonl")
+    assert "jepa_jax, remat=dots" in capsys.readouterr().out

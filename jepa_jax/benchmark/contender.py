@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,7 +17,10 @@ from typing import Any
 
 from jepa_jax.errors import UserError
 
-OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|can't allocate memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|ALLOC_FAILED|out of memory|can't allocate memory", re.IGNORECASE
+)
+KILLED = "killed, as the kernel does where memory ends"
 WARM_UP = 2  # steps, beyond the one that compiles
 HOST_STEPS = 3  # of a round, after which the host's share is measured
 
@@ -84,11 +88,12 @@ class Contender:
         for line in self._process.stdout:  # other lines are those of libraries that chat
             if line.startswith("{"):
                 return json.loads(line)
-        self._process.wait()
+        killed = self._process.wait() == -signal.SIGKILL
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()] or ["no word why"]
+        lines += [KILLED] * killed
         self.stop()
-        kind = OutOfMemory if any(map(OUT_OF_MEMORY.search, lines)) else UserError
+        kind = OutOfMemory if killed or any(map(OUT_OF_MEMORY.search, lines)) else UserError
         raise kind(f"{self.name} failed: {lines[-1]}")
 
 

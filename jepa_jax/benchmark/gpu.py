@@ -2,8 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -12,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import jepa_jax
-from jepa_jax.benchmark.contender import WARM_UP, Contender, OutOfMemory, take_turns
+from jepa_jax.benchmark.contender import WARM_UP, Contender, OutOfMemory
 from jepa_jax.benchmark.step import (
     COARSER,
     OURS,
@@ -36,7 +35,8 @@ Row = dict[str, Any]
 
 
 def measure(
-    recipes: Mapping[str, ConfigDict],
+    recipe: str,
+    config: ConfigDict,
     folder: pathlib.Path,
     out: pathlib.Path,
     *,
@@ -49,57 +49,74 @@ def measure(
 ) -> list[Row]:
     """Looks for the best batch of each side, and lets them take turns, each with its own.
 
-    Every trial is a process of its own. What it found is in `out` at once: the same command goes
-    on after it. Rows of fewer steps or rounds than are asked for are no answer.
+    Every trial and every turn is a process of its own. What was found is in `out` after each trial
+    and each round: the same command goes on after it, and tries again what failed. Rows of fewer
+    steps or rounds than are asked for are no answer.
 
     Args:
-      recipes: by name; their batch sizes are of no account.
+      recipe: its name.
+      config: of which batch sizes are of no account.
       smallest: batch that is tried; then twice as many, up to `largest`, as `best_batch` says.
       steps: of a trial, and of a round at the end.
       peer: also the PyTorch step, plain and at its best.
       coarser: also our step with `COARSER`.
 
     Returns:
-      Rows of two kinds, by "what": "trial", each with one round or "out_of_memory"; and "best", of
-      each side, with as many as are asked for. All have what `key_of` says, "contender" and
-      "batch"; and what a contender says of itself. Those of other settings in `out` are among them.
+      Rows of two kinds, by "what": "trial", each with one round, "out_of_memory" or what "failed";
+      and "best", of each side, with as many as are asked for. All have what `key_of` says,
+      "contender" and "batch"; and what a contender says of itself. Those of other recipes and
+      settings in `out` are among them.
 
     Raises:
-      UserError: if a contender fails for another reason than memory, or is on another device.
+      UserError: if none of ours runs, or a contender is on another device or does other work.
     """
     lines = JsonLines(epath.Path(out), what=str, recipe=str, contender=str)
-    for recipe, config in recipes.items():
-        sides, shared = _sides(config, folder, peer, coarser), key_of(recipe, config)
+    sides, shared = _sides(config, folder, peer, coarser), key_of(recipe, config)
+    _replace(lines, failures(lines.rows(), recipe, config), [])  # it may be mended by now
 
-        def attempt(side: str, batch: int, shared=shared, sides=sides) -> Row:
-            key = {"what": "trial", **shared, **_peer(side), "contender": side, "batch": batch}
-            for row in lines.rows():
-                if row.items() >= key.items() and row.get("steps", 0) >= steps:
-                    return row
-            row = key | {"steps": steps} | _trial(sides[side](batch), steps)
-            _check_device(row, lines.rows())
-            lines.append(row)
-            return row
+    def key(side: str, batch: int) -> Row:
+        return {"what": "trial", **shared, **_peer(side), "contender": side, "batch": batch}
 
+    def run(side: str, batch: int) -> Row:
+        row = key(side, batch) | {"steps": steps} | _run(sides[side](batch), steps)
+        _check_device(row, lines.rows())
+        return row
+
+    def attempt(side: str, batch: int) -> Row:
+        for row in lines.rows():
+            if row.items() >= key(side, batch).items() and row.get("steps", 0) >= steps:
+                return row
+        row = run(side, batch)
+        lines.append(row)
+        return row
+
+    while True:
         found = [best_batch(attempt, side, smallest, largest) for side in sides]
         ours = max((row for row in found if _is_ours(row)), key=speed, default=None)
         if ours is None:
-            raise UserError(f"{recipe}: a batch of {smallest} does not fit: take --smallest=1")
-        rows = [ours, *(row for row in found if row and not _is_ours(row))]
+            failed = filter(_is_ours, failures(lines.rows(), recipe, config))
+            why = f"a batch of {smallest} does not fit: take --smallest=1"
+            raise UserError(f"{recipe}: {next((row['failed'] for row in failed), why)}")
+        chosen = [ours, *(row for row in found if row and not _is_ours(row))]
         before = best_of(lines.rows(), recipe, config)
-        enough = [
-            row for row in before if row.get("steps", 0) >= steps and len(row["rounds"]) >= rounds
-        ]
-        if set(map(_at, rows)) <= set(map(_at, enough)):
-            continue
-        turns = _turns(rows, sides, steps=steps, rounds=rounds)
-        lines.change(
-            lambda earlier, before=before, turns=turns: [
-                *(row for row in earlier if row not in before),
-                *turns,
-            ]
-        )
-    return lines.rows()
+        best = [row for row in before if row.get("steps", 0) >= steps]
+        enough = [row for row in best if len(row["rounds"]) >= rounds]
+        if set(map(_at, chosen)) <= set(map(_at, enough)):
+            return lines.rows()
+        if set(map(_at, chosen)) != set(map(_at, best)):
+            best = [row | {"what": "best", "steps": steps, "rounds": []} for row in chosen]
+        for other in best[1:]:
+            check_same(best[0], other, ("dtype", "devices", "parameters"))
+        after = []  # one more round, in turns, so that all share a machine's moods
+        for row in best:
+            turn = run(row["contender"], row["batch"])
+            if "rounds" not in turn:  # it just fitted: the batch is chosen anew
+                tried = key(row["contender"], row["batch"]).items()
+                _replace(lines, [each for each in lines.rows() if each.items() >= tried], [turn])
+                break
+            after.append(row | {"steps": steps, "rounds": row["rounds"] + turn["rounds"]})
+        else:
+            _replace(lines, before, after)
 
 
 def key_of(recipe: str, config: ConfigDict) -> Row:
@@ -115,17 +132,24 @@ def best_of(rows: list[Row], recipe: str, config: ConfigDict) -> list[Row]:
     return [row for row in rows if row.items() >= key.items()]
 
 
+def failures(rows: list[Row], recipe: str, config: ConfigDict) -> list[Row]:
+    """The trials of a recipe that failed, not for want of memory."""
+    key = {"what": "trial", **key_of(recipe, config)}
+    return [row for row in rows if row.items() >= key.items() and "failed" in row]
+
+
 def best_batch(
     attempt: Callable[[str, int], Row], side: str, smallest: int, largest: int
 ) -> Row | None:
     """The fastest trial of a side; None if none fits.
 
-    The batch is doubled until memory ends or no more is gained: each trial compiles a step.
+    The batch is doubled until memory ends, one fails or no more is gained: each trial compiles a
+    step.
     """
     best, batch = None, smallest
     while batch <= largest:
         row = attempt(side, batch)
-        if row.get("out_of_memory"):
+        if "rounds" not in row:
             break
         gain = speed(row) / speed(best) if best else math.inf
         best = row if gain > 1 else best
@@ -183,31 +207,22 @@ def _name(remat: str) -> str:
     return f"{OURS}, remat={remat}"
 
 
-def _trial(contender: Contender, steps: int) -> Row:
+def _run(contender: Contender, steps: int) -> Row:
+    """What it is about, with one round; or why not."""
     try:
         about = contender.start()
         contender.ask("steps", WARM_UP)
         return about | {"rounds": [contender.ask("steps", steps)]}
     except OutOfMemory:
         return {"out_of_memory": True}
+    except UserError as error:
+        return {"failed": str(error)}
     finally:
         contender.stop()
 
 
-def _turns(
-    rows: list[Row], sides: dict[str, Callable[[int], Contender]], *, steps: int, rounds: int
-) -> list[Row]:
-    """All sides, each at its best batch, in alternating rounds."""
-    contenders = [sides[row["contender"]](row["batch"]) for row in rows]
-    best = {row["contender"]: row | {"what": "best", "steps": steps, "rounds": []} for row in rows}
-    with ExitStack() as running:
-        for each in contenders:
-            running.callback(each.stop)
-        take_turns(contenders, best, steps=steps, rounds=rounds)
-    ours, *others = best.values()
-    for other in others:
-        check_same(ours, other, ("dtype", "devices", "parameters"))
-    return list(best.values())
+def _replace(lines: JsonLines, old: list[Row], new: list[Row]) -> None:
+    lines.change(lambda rows: [*(row for row in rows if row not in old), *new])
 
 
 def _check_device(row: Row, earlier: list[Row]) -> None:

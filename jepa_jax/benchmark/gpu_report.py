@@ -1,5 +1,6 @@
 """What `jepa_jax.benchmark.gpu` found, as a table for each recipe."""
 
+import pathlib
 import statistics
 from typing import Any
 
@@ -7,10 +8,21 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from jepa_jax.benchmark.gpu import COARSE, best_of
+from jepa_jax.benchmark.gpu import COARSE, Row, best_of, failures, measure
 
 IMAGES = 1_281_167  # of ImageNet-1k
 PAPER = {"vith14": "the paper's took 1,152 hours of an A100"}  # 16 for 72 hours
+
+
+def measure_each(
+    recipes: dict[str, ConfigDict], folder: pathlib.Path, out: pathlib.Path, **how: Any
+) -> list[Row]:
+    """As `measure` with `how`, of recipes by name; each is told at once: time may run out."""
+    rows = []
+    for recipe, config in recipes.items():
+        rows = measure(recipe, config, folder, out, **how)
+        report(rows, {recipe: config})
+    return rows
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -56,6 +68,9 @@ def report(rows: list[dict[str, Any]], recipes: dict[str, ConfigDict]) -> None:
             f"{config.train.epochs:g} epochs of {IMAGES:,} images would take"
             f" {hours[best[0]['contender']]:,.0f} hours of one such device{coarser}{told}"
         )
+        for row in failures(rows, recipe, config):
+            why = f"{row['failed']}, at a batch of {row['batch']}; the same command tries it again"
+            console.print(why, markup=False)
 
 
 def _table(title: str, rows: list[dict[str, Any]], found: list[dict[str, float]]) -> Table:
