@@ -141,7 +141,7 @@ def test_a_plan_shows_the_very_commands(cloud, tpu):
 def test_after_a_preemption_it_is_asked_for_again(cloud, tpu):
     first = ["WAITING_FOR_RESOURCES", "ACTIVE", "SUSPENDING", "SUSPENDED"]
     cloud.plays(first, ["ACTIVE"], exit_codes=(255, 0))
-    assert cloud.supervisor().run(tpu) == 0
+    assert cloud.supervisor().run(other(tpu, restarts=1)) == 0
     assert cloud.count("queued-resources create") == 2
     assert cloud.count("queued-resources delete") == 2
     assert len(cloud.trained) == 4
@@ -152,6 +152,13 @@ def test_preemptions_are_counted(cloud, tpu):
     with pytest.raises(UserError, match="taken away, after 1 restarts: the same command goes on"):
         cloud.supervisor().run(other(tpu, restarts=1))
     assert cloud.supervisor().run(other(tpu, restarts=1)) == 0  # as it says
+
+
+def test_after_the_last_preemption_nothing_is_said_to_cost(cloud, tpu):
+    cloud.plays(["ACTIVE", "SUSPENDING", "SUSPENDED"], exit_codes=(75,))
+    with pytest.raises(UserError, match="taken away, after 0 restarts"):
+        cloud.supervisor().run(other(tpu, restarts=0))
+    assert not [line for line in cloud.said if "costs" in line]
 
 
 def test_a_refusal_tells_why_and_what_to_do(cloud, tpu):

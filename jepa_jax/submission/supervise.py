@@ -74,7 +74,11 @@ class Supervisor:
                         if not tpu.keep:
                             self.delete()
                         return FINISHED
-                    if not left or (code == WRONG_INPUT and self.state()[0] == "ACTIVE"):
+                    self._pause()  # a preemption may not show at once
+                    state, _ = self.state()
+                    if state in ("SUSPENDING", "SUSPENDED"):
+                        continue  # counted there
+                    if not left or (code == WRONG_INPUT and state == "ACTIVE"):
                         self._say(
                             f"the run ended with exit code {code}; {name} is still there, and"
                             " costs: --do=logs shows why, --do=delete ends it"
@@ -82,7 +86,6 @@ class Supervisor:
                         return code
                     left -= 1
                     self._say(f"exit code {code}; restarts left: {left}")
-                    self._pause()
                 case "SUSPENDED":
                     self.delete()
                     if not left:
