@@ -11,6 +11,7 @@ import pytest
 
 from jepa_jax.benchmark import attention, checkpoint, heads, masks, scaling, step, step_report
 from jepa_jax.benchmark.data import compare, report
+from jepa_jax.benchmark.peaks import sheet_peak
 from jepa_jax.config import changed, defaults
 from jepa_jax.errors import UserError
 from tests.commands import launch
@@ -149,6 +150,20 @@ def test_what_follows_from_a_step():
     found = step_report.summary(ROW)
     assert found["images_per_second"] == pytest.approx(160)
     assert found["mfu"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("TPU v5e", 197e12),
+        ("TPU v5p", 459e12),
+        ("abacus", None),
+    ],
+)
+def test_a_data_sheet_is_found_by_the_longest_name(kind: str, peak: float | None):
+    assert sheet_peak(kind) == peak
 
 
 @pytest.mark.parametrize(("device", "cell"), [("TPU v4", "10.00"), ("cpu", "–")])
