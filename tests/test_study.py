@@ -17,7 +17,7 @@ from jepa_jax.study import run as study_run
 from jepa_jax.study.plan import open_study, plan, recorded
 from jepa_jax.study.record import curve, read
 from jepa_jax.study.run import run_study, share
-from jepa_jax.study.summary import collect, summarize, table
+from jepa_jax.study.summary import Found, summarize, table
 from jepa_jax.training.changes import differing
 from tests.commands import ROOT, launch, refused
 from tests.tiny import tiny
@@ -239,6 +239,12 @@ def test_the_page_compares_with_the_centre(done, tmp_path):
     for picture in ("results.png", "curves.png"):
         with Image.open(folder / picture) as image:
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_a_variant_of_that_name_is_not_the_centre():
+    record = {"accuracy": {"trained target encoder": {"knn": 0.5, "linear": 0.75}}, "seconds": 1.0}
+    found = [Found("crop", variant, [record], 0) for variant in ("centre", "corner")]
+    assert "|  | corner | 50.0 |  | 75.0 |  | 1 |" in table(found)
 
 
 def test_curves_are_thinned_and_keep_the_probes():

@@ -9,7 +9,7 @@ from etils import epath
 from jepa_jax.atomic import write_text
 from jepa_jax.console import clock
 from jepa_jax.study.figure import draw, draw_curves
-from jepa_jax.study.plan import CENTRE, Planned
+from jepa_jax.study.plan import Planned
 from jepa_jax.study.record import Record, read
 from jepa_jax.training.loop import TRAINED
 from jepa_jax.training.workdir import storage_of
@@ -98,7 +98,7 @@ def table(found: Sequence[Found]) -> str:
 
 
 def _centre(found: Sequence[Found]) -> Found | None:
-    return next((each for each in found if each.variant == CENTRE and each.records), None)
+    return next((each for each in found if not each.factor and each.records), None)
 
 
 def _score_cells(each: Found, centre: Found | None, probe: str) -> list[str]:
