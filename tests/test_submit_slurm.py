@@ -126,6 +126,7 @@ def test_only_variables_that_are_named_pass_and_none_is_shown(tmp_path):
         ({"options": ("-N2",)}, "is none of sbatch"),
         ({"options": ("--nodes=3",)}, "is what other flags say"),
         ({"options": ("--export=ALL",)}, "is what other flags say"),
+        ({"options": ("--array=0-3",)}, "is what other flags say"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, changes, message):

@@ -14,7 +14,10 @@ from jepa_jax.submission.training import Training, refuse_control_characters
 
 GRACE = 120  # seconds to save in, before the time limit
 ALWAYS = ("PATH", "HOME", "USER", "LANG")  # variables without which little runs
-OURS = "nodes|ntasks|gpus-per-node|requeue|no-requeue|signal|open-mode|job-name|export|output|error"
+OURS = (
+    "array|nodes|ntasks|gpus-per-node|requeue|no-requeue|signal|open-mode|job-name|export|output"
+    "|error"
+)
 
 
 @dataclasses.dataclass(frozen=True)
