@@ -146,6 +146,12 @@ ROW = {
 }
 
 
+def test_a_peer_on_another_device_is_no_comparison():
+    peer = ROW | {"contender": "torch plain", "device": "cpu"}
+    with pytest.raises(UserError, match="torch plain has device cpu, ours TPU v4"):
+        step.check_same(ROW, peer)
+
+
 def test_what_follows_from_a_step():
     found = step_report.summary(ROW)
     assert found["images_per_second"] == pytest.approx(160)

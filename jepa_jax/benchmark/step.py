@@ -22,7 +22,8 @@ from jepa_jax.training.changes import differing
 PEER = pathlib.Path(__file__).parents[2] / "tests" / "peers" / "torch_step.py"
 OURS = "jepa_jax"
 STYLES = ("plain", "best")  # of the peer
-SAME = ("dtype", "devices", "parameters", "images", "context", "targets")  # of the same work
+# Of the same work, on the same machine: a torch may be one that does not see the GPU.
+SAME = ("device", "devices", "dtype", "parameters", "images", "context", "targets")
 # Numbers of ours that are coarser where they may be, of the same work; a peer has no such.
 COARSER = {"model.residual": "bfloat16", "model.target_dtype": "float8_e4m3fn"}
 PEER_DOES = {
@@ -160,7 +161,7 @@ def check_unchanged(before: Sequence[dict[str, Any]], rows: Sequence[dict[str, A
     earlier = {row["contender"]: row for row in before}
     for row in rows:
         old = earlier.get(row["contender"], row)
-        for key in ("device", *SAME, "flops"):
+        for key in (*SAME, "flops"):
             if old.get(key) != row.get(key):  # the peer tells no FLOPs
                 raise UserError(
                     f"--compare is of another {key}: {old[key]}, not {row[key]}; two settings are"
