@@ -1,5 +1,6 @@
 """Memory that is freed stays with the process, where the CPU computes."""
 
+import fnmatch
 import os
 import pathlib
 import platform
@@ -74,6 +75,11 @@ def test_a_machine_with_an_accelerator_is_left_alone(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(host_memory, "ACCELERATORS", (__file__,))
     assert not host_memory.keep_freed_memory()
+
+
+@pytest.mark.parametrize(("path", "known"), [("/dev/accel0", True), ("/dev/accel", False)])
+def test_what_accelerates_a_laptop_is_no_tpu(path: str, known: bool):
+    assert any(fnmatch.fnmatch(path, each) for each in host_memory.ACCELERATORS) is known
 
 
 def test_a_cpu_that_is_split_into_devices_is_left_alone(monkeypatch):

@@ -8,8 +8,8 @@ import sys
 import jax
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-# NVIDIA's, also in WSL; AMD's; TPUs.
-ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
+# NVIDIA's, also in WSL; AMD's; TPUs. What laptops have, /dev/accel/accel0, is of no use to JAX.
+ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 
 def keep_freed_memory() -> bool:
