@@ -6,6 +6,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -250,6 +251,14 @@ def test_attention_is_measured(capsys):
     assert [len(row["backward"]) for row in rows] == [2, 2]
     attention.report(rows)
     assert "jax.nn xla" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dtype", "has"), [("bfloat16", True), ("float32", False)])
+def test_cudnn_is_measured_where_it_has_a_kernel(dtype: str, has: bool, monkeypatch):
+    gpu = SimpleNamespace(compute_capability="9.0")
+    monkeypatch.setattr("jax.local_devices", lambda: [gpu])
+    found = attention.implementations(jax.ShapeDtypeStruct((8, 12, 196, 64), dtype))
+    assert ("jax.nn cudnn" in found) is has
 
 
 def test_a_shape_without_heads():

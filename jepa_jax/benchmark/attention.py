@@ -15,14 +15,15 @@ from rich.table import Table
 from jepa_jax.config import architecture, grid
 from jepa_jax.errors import UserError
 from jepa_jax.models.attention import attention
+from jepa_jax.models.attention_kernels import cudnn_takes
 
 OURS = "jepa_jax"
 CALLS = 5  # of a round
 
 
-def implementations() -> dict[str, Callable]:
-    """Functions of query, key and value (B, H, N, E), by name."""
-    names = ["xla", *(["cudnn"] if jax.default_backend() == "gpu" else [])]
+def implementations(query: jax.Array) -> dict[str, Callable]:
+    """Functions of query, key and value (B, H, N, E), by name; those that take such a query."""
+    names = ["xla", *(["cudnn"] if cudnn_takes(query) else [])]
     return {OURS: attention} | {
         f"jax.nn {name}": functools.partial(_of_jax, name) for name in names
     }
@@ -66,7 +67,7 @@ def measure(shape: tuple[int, int, int, int], dtype: str, rounds: int) -> list[d
     size = (batch, heads, tokens, width // heads)
     qkv = [jax.random.normal(key, size, dtype) for key in keys]
     rows = []
-    for name, function in implementations().items():
+    for name, function in implementations(qkv[0]).items():
         programs = {"forward": jax.jit(function), "backward": jax.jit(_gradient(function))}
         for program in programs.values():
             jax.block_until_ready(program(*qkv))
