@@ -276,6 +276,18 @@ def test_another_device_is_another_file(found, monkeypatch):
         gpu.measure("other", tiny(), out.parent, out, **SIZES)
 
 
+def test_a_peer_on_another_device_leaves_ours(sides, tmp_path, monkeypatch):
+    run = gpu._run
+    cpu = {"device": "cpu", "rounds": [{"step_seconds": 1.0}]}
+    monkeypatch.setattr(gpu, "_run", lambda each, n: cpu if "torch" in each.name else run(each, n))
+    rows = gpu.measure("tiny", tiny(), tmp_path, tmp_path / "out.jsonl", **SIZES)
+    assert len(gpu.best_of(rows, "tiny", tiny())) == 1
+    plain, _ = gpu.failures(rows, "tiny", tiny())
+    assert plain["failed"].startswith(
+        "torch plain runs on cpu, jepa_jax, remat=none ran on made up"
+    )
+
+
 def test_shares_of_the_peaks():
     ours = {
         "contender": "jepa_jax",

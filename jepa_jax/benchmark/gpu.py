@@ -68,7 +68,8 @@ def measure(
       settings in `out` are among them.
 
     Raises:
-      UserError: if none of ours runs, or a contender is on another device or does other work.
+      UserError: if none of ours runs, or on another device than before; or if a peer does other
+        work.
     """
     lines = JsonLines(epath.Path(out), what=str, recipe=str, contender=str)
     sides, shared = _sides(config, folder, peer, coarser), key_of(recipe, config)
@@ -78,9 +79,12 @@ def measure(
         return {"what": "trial", **shared, **_peer(side), "contender": side, "batch": batch}
 
     def run(side: str, batch: int) -> Row:
-        row = key(side, batch) | {"steps": steps} | _run(sides[side](batch), steps)
-        _check_device(row, lines.rows())
-        return row
+        asked = key(side, batch) | {"steps": steps}
+        row = asked | _run(sides[side](batch), steps)
+        problem = _other_device(row, lines.rows())
+        if problem and _is_ours(row):
+            raise UserError(problem)
+        return asked | {"failed": problem} if problem else row
 
     def attempt(side: str, batch: int) -> Row:
         for row in lines.rows():
@@ -225,11 +229,13 @@ def _replace(lines: JsonLines, old: list[Row], new: list[Row]) -> None:
     lines.change(lambda rows: [*(row for row in rows if row not in old), *new])
 
 
-def _check_device(row: Row, earlier: list[Row]) -> None:
+def _other_device(row: Row, earlier: list[Row]) -> str | None:
+    """What is wrong with a row that is of another device than those before."""
     for other in earlier:
         if {"device"} <= row.keys() & other.keys() and row["device"] != other["device"]:
-            raise UserError(
+            return (
                 f"{row['contender']} runs on {row['device']}, {other['contender']} ran on"
                 f" {other['device']}: take another --out for another device, and a torch that"
                 " sees the GPU"
             )
+    return None
