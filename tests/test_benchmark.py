@@ -77,6 +77,12 @@ def test_a_missing_peer_is_told_in_a_line(config, tmp_path, monkeypatch):
         compare(config, tmp_path, peer=True, **SHORT)
 
 
+def test_a_contender_that_ends_without_a_word_is_told_too(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("jepa_jax.benchmark.data.sys.executable", "false")
+    with pytest.raises(UserError, match="jepa_jax failed: exit code 1"):
+        compare(config, tmp_path, peer=False, **SHORT)
+
+
 def test_checkpoints_are_measured(tmp_path, capsys):
     rows = checkpoint.measure(tiny(), tmp_path, steps=2, every=2, rounds=2)
     counts = collections.Counter(row["what"] for row in rows if row["seconds"] > 0)

@@ -64,7 +64,8 @@ def compare(
         for name, command in contenders.items():
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode:
-                raise UserError(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
+                why = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                raise UserError(f"{name} failed: {why[-1]}")
             rows.append({"contender": name, **json.loads(done.stdout.splitlines()[-1])})
     return rows
 
