@@ -41,6 +41,16 @@ def test_all_that_a_run_writes_is_found_again(folder):
     assert again.results() == {"step": 2, "accuracy": {}}
 
 
+def test_broken_images_are_forgotten_where_the_images_changed(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.append_broken({"step": 2, "index": 7, "problem": "no image"})
+    workdir.claim(defaults(), [Change("train.epochs", 1, 2)], [])
+    assert len(Workdir(tmp_path).broken()) == 1
+    workdir.claim(defaults(), [Change("data", "300 images", "297 images")], ["data"])
+    assert Workdir(tmp_path).broken() == []
+    assert workdir.forced() == {"data"}
+
+
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr("jepa_jax.training.workdir.PATIENCE", 0.1)
     program = (

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jepa_jax import lock
 from jepa_jax.atomic import write_text
 from jepa_jax.errors import StorageError, UserError
-from jepa_jax.training.changes import Change
+from jepa_jax.training.changes import DATA, Change
 from jepa_jax.training.jsonlines import JsonLines, parsed
 from jepa_jax.training.storage import is_bucket, is_refusal, summary
 
@@ -71,9 +71,14 @@ class Workdir:
         return self._read("config.json", "delete it to use this config")
 
     def claim(self, config: ConfigDict, changes: Sequence[Change], force: Collection[str]) -> None:
-        """Takes note of a start: what changed since the last one, and the config."""
+        """Takes note of a start: what changed since the last one, and the config.
+
+        Of images that changed no broken ones are known.
+        """
         for change in changes:
             self.record("change", **change._asdict(), forced=change.name in force)
+        if self._writes and any(change.name == DATA for change in changes):
+            self._broken.change(lambda rows: [])
         self._write(self.path / "config.json", config.to_json(indent=2) + "\n")
 
     def forced(self) -> set[str]:
