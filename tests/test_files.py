@@ -1,13 +1,17 @@
 """Images in folders, zip and tar files: which count, and their classes."""
 
+import errno
 import os
+import pathlib
 import pickle
 
 import numpy as np
 import pytest
 
+from jepa_jax.data.broken import Broken, read_sound
 from jepa_jax.data.sources import open_source
-from jepa_jax.errors import UserError
+from jepa_jax.errors import StorageError, UserError
+from jepa_jax.training.about import data_identity
 from tests.opening import labels, read, settings
 from tests.packing import PACKED, contents
 
@@ -111,6 +115,54 @@ def test_file_that_vanished_is_named(tmp_path):
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(UserError, match=r"a\.jpg can't be read: No such file"):
         source[0]
+
+
+def failing(monkeypatch, number: int, times: int) -> list[float]:
+    """Files refuse so many reads with an error of the operating system; returns the waits."""
+    waits, original = [], pathlib.Path.read_bytes
+
+    def read_bytes(path):
+        if len(waits) < times:
+            raise OSError(number, os.strerror(number), str(path))
+        return original(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", read_bytes)
+    monkeypatch.setattr("jepa_jax.data.reading.time.sleep", waits.append)
+    return waits
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_storage_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch, number):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    source = read(tmp_path)
+    waits = failing(monkeypatch, number, times=3)
+    assert source[0].image == b"a"
+    assert waits == [1, 2, 4]
+
+
+def test_storage_that_fails_for_good_is_not_taken_for_broken_images(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    source = read(tmp_path)
+    failing(monkeypatch, errno.ESTALE, times=99)
+    broken = Broken(source, 1.0, lambda example: example, print)
+    batch = {"broken": np.array([0]), "index": np.array([0])}
+    for look in (
+        lambda: read_sound(source, 0, lambda example: example, share=1.0),
+        lambda: broken.note(batch, 1),
+        lambda: data_identity(source),
+    ):
+        with pytest.raises(StorageError, match="Stale file handle; the same command"):
+            look()
+
+
+def test_a_file_that_may_not_be_read_is_told_at_once(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    source = read(tmp_path)
+    waits = failing(monkeypatch, errno.EACCES, times=99)
+    with pytest.raises(UserError, match=r"a\.jpg can't be read: Permission denied$") as raised:
+        source[0]
+    assert raised.type is UserError
+    assert not waits
 
 
 def test_other_files_are_refused(tmp_path):

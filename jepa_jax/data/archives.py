@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from jepa_jax.data.names import Names, is_image, normal
-from jepa_jax.errors import UserError
+from jepa_jax.data.reading import read_patiently, refusal
+from jepa_jax.errors import StorageError, UserError
 
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -43,10 +44,7 @@ class Archive(abc.ABC):
         self._open()
 
     def _open(self) -> None:
-        try:
-            self._file = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{self.path} can't be read: {error.strerror}") from error
+        self._file = read_patiently(lambda: os.open(self.path, os.O_RDONLY), self.path)
         weakref.finalize(self, os.close, self._file)
 
     def __getstate__(self) -> dict:
@@ -62,7 +60,9 @@ class Archive(abc.ABC):
         if size > LARGEST:
             raise UserError(f"{name} has {size:,} bytes, too many: shrink it or remove it")
         try:
-            return self._read(size, *where)
+            return read_patiently(lambda: self._read(size, *where), name)
+        except StorageError:
+            raise
         except (ValueError, zlib.error, OSError, MemoryError, OverflowError) as error:
             message = f"{name} is damaged: copy or download the {self.path.suffix[1:]} file again"
             raise UserError(message) from error
@@ -100,7 +100,7 @@ class Zip(Archive):
             message = f"{self.path} isn't a whole zip file: copy or download it again"
             raise UserError(message) from error
         except OSError as error:
-            raise UserError(f"{self.path} can't be read: {error.strerror}") from error
+            raise refusal(error, self.path) from error
         for member in members:
             name = self._inside(member.filename)
             if member.filename.endswith(("/", "\\")) or not is_image(name):
@@ -158,6 +158,6 @@ class Tar(Archive):
         except (tarfile.TarError, ValueError, OverflowError):  # the last two of damaged headers
             whole = False
         except OSError as error:
-            raise UserError(f"{self.path} can't be read: {error.strerror}") from error
+            raise refusal(error, self.path) from error
         if not whole:
             raise UserError(f"{self.path} isn't a whole tar file: copy or download it again")

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jepa_jax.data.descriptors import TooManyFiles
+from jepa_jax.data.reading import BLAMELESS
 from jepa_jax.data.sources import Example, Source
 from jepa_jax.errors import UserError
 
@@ -29,13 +29,14 @@ def read_sound(
     Raises:
       UserError: if a hundred in a row can't be read, and more than the share; if no more files may
         be open.
+      StorageError: if storage fails.
     """
     problem, most = None, min(max(IN_A_ROW, math.ceil(share * len(source))), len(source))
     for offset in range(most):
         used = (index + offset) % len(source)
         try:
             image = view(source[used])
-        except TooManyFiles:
+        except BLAMELESS:
             raise
         except UserError as error:
             problem = problem or error
@@ -124,6 +125,8 @@ class Broken:
         problem = f"image {index} could not be read, but can now"
         try:
             self._view(self._source[index])
+        except BLAMELESS:
+            raise
         except UserError as error:
             problem = str(error)
         self._new[index] = {"step": step, "index": index, "problem": problem}

@@ -1,18 +1,17 @@
 """Image files in a folder, in a zip or in a tar file, with the folders in it as their classes."""
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from jepa_jax.data.archives import COMPRESSED, Archive, Tar, Zip
-from jepa_jax.data.descriptors import allow, too_many_files
+from jepa_jax.data.descriptors import allow
 from jepa_jax.data.joined import joined
 from jepa_jax.data.names import SUFFIXES, Names, classes_of, is_image, is_visible, normal
 from jepa_jax.data.protocol import Example, Indices, Labels, Source
+from jepa_jax.data.reading import read_patiently
 from jepa_jax.errors import UserError
 
 
@@ -21,17 +20,12 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            self.names = Names(sorted(_images(str(path)), key=normal))
-        except OSError as error:
-            _refuse(error)
+        self.names = read_patiently(lambda: Names(sorted(_images(str(path)), key=normal)), path)
 
     def read(self, index: int) -> bytes:
         """The bytes of one file."""
-        try:
-            return (self.path / self.names[index]).read_bytes()
-        except OSError as error:
-            _refuse(error)
+        file = self.path / self.names[index]
+        return read_patiently(file.read_bytes, file)
 
 
 class FileSource:
@@ -113,9 +107,3 @@ def _images(folder: str, within: str = "", above: tuple[str, ...] = ()) -> Itera
                 or not os.path.exists(entry.path)  # a dead link, to be named when it is read
             ):
                 yield within + entry.name
-
-
-def _refuse(error: OSError) -> NoReturn:
-    if error.errno == errno.EMFILE:
-        raise too_many_files() from error
-    raise UserError(f"{error.filename} can't be read: {error.strerror}") from error

@@ -9,7 +9,7 @@ import grain
 import numpy as np
 
 from jepa_jax.data.decoding import look
-from jepa_jax.data.descriptors import TooManyFiles
+from jepa_jax.data.reading import BLAMELESS
 from jepa_jax.data.resizing import Pixels
 from jepa_jax.data.sources import Source
 from jepa_jax.errors import UserError
@@ -46,7 +46,7 @@ def survey(source: Source, indices: Sequence[int], channels: int, threads: int) 
             raw = example.image
             digest = hashlib.sha256(raw if isinstance(raw, bytes) else raw.tobytes()).digest()
             size, pixels = look(example, channels)
-        except TooManyFiles:
+        except BLAMELESS:
             raise
         except UserError as error:
             return str(error)

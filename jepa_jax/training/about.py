@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jepa_jax
+from jepa_jax.data.reading import BLAMELESS
 from jepa_jax.data.sources import Source
 from jepa_jax.data.subset import spread
 from jepa_jax.errors import UserError
@@ -43,6 +44,8 @@ def data_identity(source: Source) -> dict[str, Any]:
     for index in spread(len(source), SAMPLE).tolist():
         try:
             image = source[index].image
+        except BLAMELESS:  # another start would take them for other images
+            raise
         except UserError:
             image = b"unreadable"
         digest.update(image if isinstance(image, bytes) else np.ascontiguousarray(image).tobytes())

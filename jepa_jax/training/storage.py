@@ -1,7 +1,6 @@
 """Storage that fails: told from what it holds being damaged, and asked again, ever later."""
 
 import contextlib
-import errno
 import re
 import sys
 import time
@@ -12,18 +11,13 @@ import jax
 from etils import epath
 
 from jepa_jax.errors import StorageError
+from jepa_jax.outage import WAITS, is_outage
 from jepa_jax.parallel.processes import gather
 
 T = TypeVar("T")
 
-WAITS = (1, 2, 4, 8, 16)  # seconds between tries to read
 FIRST, LONGEST = 10.0, 600.0  # seconds between tries to save
 
-# What a damaged file may lead to, among the errors of an operating system.
-OF_DAMAGE = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.EBADMSG, errno.EOVERFLOW, errno.EFBIG),
-)
 # How the messages of tensorstore, which reads and writes the arrays, begin where it is not damage.
 # UNKNOWN is how it calls most errors of an operating system, EIO for one.
 STATUS = (
@@ -102,7 +96,7 @@ def is_storage_failure(error: BaseException) -> bool:
 
 def _is_failure(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return not isinstance(error, FileNotFoundError) and error.errno not in OF_DAMAGE
+        return is_outage(error)
     if is_refusal(error):
         return not type(error).__name__.startswith(CLIENTS_DAMAGE)
     return str(error).startswith(STATUS)

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from jepa_jax.data.prepare.encoding import Encoding
 from jepa_jax.data.prepare.request import HELD_OUT, Request
+from jepa_jax.data.reading import BLAMELESS
 from jepa_jax.data.sources import Example, Source, open_source
 from jepa_jax.data.splits import check_splits
 from jepa_jax.data.subset import subset
@@ -191,6 +192,8 @@ class _Sample:
                 self.labelled |= label is not None
                 self.grey &= isinstance(image, np.ndarray) and image.shape[2] == 1
                 sizes.append(len(encoding(example)))
+            except BLAMELESS:
+                raise
             except UserError:  # it will be met again, and left out
                 continue
         self.size = sum(sizes) / max(1, len(sizes))

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
-from jepa_jax.data.descriptors import TooManyFiles
 from jepa_jax.data.prepare.folder import Content, Folder
 from jepa_jax.data.prepare.plan import Plan, Shard
+from jepa_jax.data.reading import BLAMELESS
 from jepa_jax.data.workers import end_with_parent
 from jepa_jax.errors import UserError
 
@@ -112,7 +112,7 @@ class _Worker:
                 try:
                     example = source[index]
                     image = self.plan.encoding(example)
-                except TooManyFiles:
+                except BLAMELESS:
                     raise
                 except UserError as error:
                     content.broken.append(str(error))
