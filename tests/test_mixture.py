@@ -182,6 +182,7 @@ train = mixed([Fake(14_000_000), Fake(1_281_167)], [3.0, 1.0])
 train = pickle.loads(pickle.dumps(train))
 splits.open_source = lambda data, split: Fake(100_000)
 config = defaults()
+config.data.source = "synthetic"  # of which no file is looked for
 made = probe.Probe(config, train, make_mesh((1, 1, 1)))
 train[len(train) - 1]
 seconds = time.monotonic() - begun

@@ -11,6 +11,7 @@ from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.features import pixel_features
 from jepa_jax.evaluation.probe import Probe
+from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.parallel.sharding import make_mesh
 
 SHADES = {"black": 0, "grey": 128, "white": 255}
@@ -80,6 +81,39 @@ def test_one_class_is_refused_before_the_run(tmp_path):
     one.probe.train_images = 1
     with pytest.raises(UserError, match=r'at least two, .*, or set data\.test_split=""'):
         probe(one)
+
+
+@pytest.mark.parametrize(
+    ("path", "train", "test", "shared"),
+    [
+        ("{split}*", "train", "train_val", "train_val"),
+        ("{split}*", "train_val", "train", "train_val"),
+        ("{split}", "train", "train/", "train"),
+        ("{split}", "../pets", "val", "val"),
+        ("{split}", "val", "linked", "val"),
+    ],
+)
+def test_splits_that_overlap_are_refused(tmp_path, path, train, test, shared):
+    folder = tmp_path / "pets"
+    for split in ("train", "train_val", "val"):
+        write(folder, split, ["black", "white"])
+    (folder / "linked").symlink_to(folder / "val")
+    data = config(folder).data
+    data.path, data.train_split, data.test_split = f"{folder}/{path}", train, test
+    with pytest.raises(UserError, match=f"would be the same images, .* of {folder}/{shared}: hold"):
+        open_splits(data, labelled=False)
+    data.path, data.train_split, data.test_split = f"{folder}/{{split}}", "train", "val"
+    open_splits(data)
+
+
+def test_parts_of_a_mixture_that_overlap_are_refused(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path, split, ["black", "white"])
+    one = {"source": "folder", "path": f"{tmp_path}/{{split}}"}
+    data = config(tmp_path).data
+    data.source, data.mixture = "mixture", (one, one | {"train_split": "val", "test_split": ""})
+    with pytest.raises(UserError, match=r"would be the same images, .*val: hold"):
+        open_splits(data)
 
 
 def test_no_labels(tmp_path):

@@ -1,15 +1,18 @@
 """Data sets of TFDS: found by name, version and split, or refused."""
 
 import io
+from contextlib import nullcontext
 
 import pytest
 
+from jepa_jax.data.splits import check_overlap
 from jepa_jax.errors import UserError
 from tests.recording import (
     contents,
     pets,
     png,
     read_tfds,
+    settings,
     write_tfds,
 )
 
@@ -49,6 +52,26 @@ def test_split_expressions(tmp_path, split, numbers):
     write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets(), "test": test}, shards=2)
     images = [image for image, _ in contents(read_tfds(tmp_path, split=split))]
     assert sorted(images) == sorted(png(i) for i in numbers)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "overlap"),
+    [
+        ("train", "train[90%:]", True),
+        ("train[:60%]", "train[50%:]", True),
+        ("all", "test", True),
+        ("train[:50%]", "train[50%:]", False),
+        ("train", "test", False),
+    ],
+)
+def test_splits_that_overlap_are_refused(tmp_path, train, test, overlap):
+    write_tfds(tmp_path / "pets" / "1.0.0", {"train": pets(20), "test": pets(4)}, shards=2)
+    data = settings("tfds", tmp_path, name="pets")
+    refused = (
+        pytest.raises(UserError, match="would be the same images") if overlap else nullcontext()
+    )
+    with refused:
+        check_overlap(data, train, test)
 
 
 @pytest.mark.parametrize(

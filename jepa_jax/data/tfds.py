@@ -21,6 +21,20 @@ VERSION = re.compile(r"\d+\.\d+\.\d+")
 def open_tfds(data: ConfigDict, split: str) -> RecordSource:
     """The images of a split, or of a split expression such as `train[:90%]`."""
     folder = find_dataset(data)
+    info = _info(folder)
+    shards = _shards(info, split, folder)
+    _check_files(shards)
+    fields = from_spec(info.features, data, folder)
+    return RecordSource(shards, f"{folder} ({split})", data, fields)
+
+
+def find_shards(data: ConfigDict, split: str) -> list[Shard]:
+    """Which records of which files a split is; they are not opened."""
+    folder = find_dataset(data)
+    return _shards(_info(folder), split, folder)
+
+
+def _info(folder: Path) -> tensorflow_datasets.core.DatasetInfo:
     try:
         info = tensorflow_datasets.builder_from_directory(str(folder)).info
     except Exception as error:  # of all kinds, on files that are broken or of another version
@@ -32,6 +46,10 @@ def open_tfds(data: ConfigDict, split: str) -> RecordSource:
             f"`tfds convert_format --dataset_version_dir={folder} --out_file_format={FORMAT}`"
         )
     info.set_file_format(FORMAT, override=True, override_if_initialized=True)
+    return info
+
+
+def _shards(info: tensorflow_datasets.core.DatasetInfo, split: str, folder: Path) -> list[Shard]:
     _check_split(split, list(info.splits), folder)
     try:
         instructions = info.splits[split].file_instructions
@@ -41,10 +59,7 @@ def open_tfds(data: ConfigDict, split: str) -> RecordSource:
             f"split {split!r} of {folder} can't be had: write it as 'train', 'train[:90%]' or "
             f"'train[100:200]+test' ({reason})"
         ) from error
-    shards = [Shard(str(i.filename), i.skip, i.take, i.examples_in_shard) for i in instructions]
-    _check_files(shards)
-    fields = from_spec(info.features, data, folder)
-    return RecordSource(shards, f"{folder} ({split})", data, fields)
+    return [Shard(str(i.filename), i.skip, i.take, i.examples_in_shard) for i in instructions]
 
 
 def find_dataset(data: ConfigDict) -> Path:

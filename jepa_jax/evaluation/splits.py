@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int, Int32
 from ml_collections import ConfigDict
 
 from jepa_jax.data.sources import Source, no_labels, open_source
-from jepa_jax.data.splits import check_splits
+from jepa_jax.data.splits import check_overlap, check_splits
 from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_probe_labels
@@ -62,11 +62,12 @@ def open_splits(
 
     Raises:
       UserError: if a split has no labels, the test split has a class that training lacks, or
-        training has one class only.
+        training has one class only; if both have the same images.
     """
     check_splits(data, (data.train_split, data.test_split), "name another data.test_split")
     train = train or open_source(data, data.train_split)
     test = open_source(data, data.test_split)
+    check_overlap(data, data.train_split, data.test_split)
     if not labelled:
         both = (data.train_split, train, train_images), (data.test_split, test, test_images)
         indices = [subset(len(source), count, seed) for _, source, count in both]
