@@ -195,6 +195,23 @@ def test_asking_for_a_finished_run_reads_no_image(finished, monkeypatch):
     assert train(recipe(finished / "images.npz"), str(finished / "run")) == FINISHED
 
 
+def test_a_finished_run_tells_what_its_results_are_not_of(finished, tmp_path, capsys):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    np.savez(tmp_path / "moved.npz", images=IMAGES)
+
+    def said() -> str:
+        assert train(recipe(tmp_path / "moved.npz"), str(tmp_path / "run")) == FINISHED
+        return capsys.readouterr().out
+
+    for _ in range(2):
+        assert "changed: data.path: " in (told := " ".join(said().split()))
+        assert "of the former settings: delete results.json there to find them anew" in told
+    (tmp_path / "run" / "results.json").unlink()
+    assert "changed: data.path: " in said()
+    assert (tmp_path / "run" / "results.json").exists()
+    assert "changed:" not in said()
+
+
 def test_what_the_state_cannot_be_is_not_forced(finished):
     config = recipe(finished / "images.npz")
     config.predictor.width, config.train.epochs = 16, 2.0

@@ -61,6 +61,13 @@ def train(
         if finished:
             with Display(run.total, run.total) as display:
                 display.say(f"{path} is finished: all {run.total} steps are done")
+                for line in changes:
+                    display.say(line)
+                if changes:
+                    display.say(
+                        "the results are of the former settings: delete results.json there to find"
+                        " them anew"
+                    )
                 if results["accuracy"]:
                     display.say(result_table(results["accuracy"]))
             return FINISHED

@@ -125,7 +125,7 @@ def claim(run: Run, force: Sequence[str], finished: bool) -> list[str]:
     """Compares what is asked for with what is stored, and unless the run is finished, stores it.
 
     Returns:
-      What to tell: a line for each change.
+      What to tell: a line for each change; of a finished run for each since its results were found.
 
     Raises:
       UserError: if a change may not be and is not forced.
@@ -138,7 +138,10 @@ def claim(run: Run, force: Sequence[str], finished: bool) -> list[str]:
     found = find_changes(stored or {}, asked)
     refuse(found, force, run.workdir.forced(), run.workdir.path)
     if finished:
-        return []
+        # What was started last found them, and may have had nothing left to save.
+        config = run.workdir.config()
+        found = find_changes({"config": config} if config else {}, asked)
+        return [f"changed: {each}" for each in found]
     if latest > run.total:
         raise UserError(
             f"{run.workdir.path} is past that: {latest} steps are done, and"
