@@ -170,6 +170,21 @@ def test_a_probe_that_a_crash_cut_short_is_done_again(finished, tmp_path, monkey
     assert goodput(events(tmp_path)).repeated == 0
 
 
+def test_a_last_evaluation_that_a_kill_cut_short_is_all_that_is_done(
+    finished, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "results.json").unlink()
+    Workdir(folder).forget_after(STEPS - 1, STEPS)
+    Workdir(folder).append({"step": STEPS, "loss": 1.0})  # without scores
+    config = tiny()
+    config.probe.every_epochs = STEPS / 22
+    monkeypatch.setattr(loop, "probe", None)  # the look on the way
+    monkeypatch.setattr(loop, "finish", lambda *_: {"accuracy": {}})
+    assert train(config, str(folder)) == FINISHED
+
+
 def test_two_at_once_are_refused(finished, monkeypatch):
     monkeypatch.setattr("jepa_jax.training.workdir.PATIENCE", 0.1)
     with (

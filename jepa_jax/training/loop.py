@@ -220,7 +220,8 @@ def steps(
     probe_every = 0
     if run.probe and config.probe.every_epochs:
         probe_every = max(1, round(config.probe.every_epochs * run.loader.steps_per_epoch))
-    if probe_every and start.step % probe_every == 0 and _lacks_scores(run, start.step):
+    due = probe_every and start.step % probe_every == 0 and start.step < run.total
+    if due and _lacks_scores(run, start.step):  # the last step is probed in `finish`
         probe(run, state, start.step, display)
     wishes = processes.Wishes(IN_FLIGHT)
     step = saved = start.step
