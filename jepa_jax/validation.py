@@ -293,6 +293,12 @@ def _check_checkpoints(config: ConfigDict):
             f"train.checkpoint_best={best!r} needs probes while the run trains: set {key}, or"
             " train.checkpoint_best='loss'"
         )
+    if best in ("knn", "linear") and config.probe.every_epochs >= config.train.epochs:
+        raise UserError(
+            f"train.checkpoint_best={best!r} needs probes before the end of the run: set"
+            f" probe.every_epochs={config.probe.every_epochs:g} below"
+            f" train.epochs={config.train.epochs:g}, or train.checkpoint_best='loss'"
+        )
 
 
 # Keys and types.

@@ -106,6 +106,14 @@ def test_published_recipes_keep_the_published_numbers(name: str):
             },
             "set data.test_split and probe.every_epochs, or",
         ),
+        (
+            {
+                "train__checkpoint_best": "knn",
+                "train__epochs": 50.0,
+                "probe__every_epochs": 50.0,
+            },
+            "probe.every_epochs=50 below train.epochs=50, or",
+        ),
         ({"data__path": "photos"}, "has no {split}"),
         ({"data__test_split": "train"}, "hold other images out"),
         ({"mesh__fsdp": 3}, "does not make 1 devices"),
