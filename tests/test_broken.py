@@ -7,7 +7,8 @@ from PIL import Image
 from jepa_jax.config import defaults
 from jepa_jax.data.broken import Broken, read_sound
 from jepa_jax.data.loader import TrainBatches
-from jepa_jax.data.sources import Example, open_source
+from jepa_jax.data.mixture import mixed
+from jepa_jax.data.sources import ArraySource, Example, open_source
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from tests.pictures import encode, photo
@@ -134,6 +135,42 @@ def test_one_that_can_be_read_again_is_named_too():
     source.broken.clear()
     broken.note(batch, 1)
     assert lines == ["image 3 could not be read, but can now; the next image takes its place"]
+
+
+def repeated(times):
+    """A mixture of two images, of which the first, broken, comes so often, and 200 others."""
+    pixels = np.zeros((2, 1, 1, 1), np.uint8)
+    few, many = ArraySource("few", pixels, None), ArraySource("many", pixels.repeat(100, 0), None)
+    looks = []
+
+    def view(example):
+        looks.append(example.name)
+        if example.name == "few[0]":
+            raise UserError(f"{example.name} is damaged")
+
+    return mixed([few, many], [2 * times / 200, 1]), view, looks
+
+
+def test_one_that_a_mixture_repeats_is_tried_counted_and_named_once():
+    source, view, looks = repeated(150)  # more than may be in a row
+    batch = {key: np.array([value]) for key, value in read_sound(source, 0, view).items()}
+    assert looks == ["few[0]", "few[1]"]
+    assert (batch["broken"], batch["index"]) == (0, 150)
+    rows, lines = [], []
+    broken = Broken(source, 1 / 202, view, lines.append, record=rows.append)
+    broken.note(batch, 1)
+    assert len(broken) == len(rows) == len(lines) == 1
+    assert looks.count("few[0]") == 2
+    again = Broken(source, 1 / 202, view, lines.append, known=rows, record=rows.append)
+    again.note(batch, 2)
+    assert len(again) == len(rows) == len(lines) == 1
+
+
+def test_the_share_is_of_the_images_that_there_are():
+    source, view, _ = repeated(150)
+    batch = {"broken": np.array([0]), "index": np.array([150])}
+    with pytest.raises(UserError, match="1 of 202 images can't be used"):
+        Broken(source, 1 / 203, view, print).note(batch, 1)
 
 
 def test_more_than_the_share_stops_with_the_list():

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from jepa_jax.data.protocol import distinct
 from jepa_jax.data.reading import BLAMELESS
 from jepa_jax.data.sources import Example, Source
 from jepa_jax.errors import UserError
@@ -17,6 +18,8 @@ def read_sound(
     source: Source, index: int, view: Callable[[Example], Any], share: float = 0.0
 ) -> dict[str, Any]:
     """The view of an example, or else of the first after it that can be read.
+
+    A mixture repeats images: one that can't be used is tried once, however often it comes in a row.
 
     Args:
       share: of the source's examples that may be unreadable.
@@ -31,28 +34,35 @@ def read_sound(
         be open.
       StorageError: if storage fails.
     """
-    problem, most = None, min(max(IN_A_ROW, math.ceil(share * len(source))), len(source))
-    for offset in range(most):
+    problems, tried = {}, None
+    most = min(max(IN_A_ROW, math.ceil(share * len(source))), len(source))
+    for offset in range(len(source)):
         used = (index + offset) % len(source)
         try:
-            image = view(source[used])
+            example = source[used]
+            if example.name == tried:
+                continue
+            tried = example.name
+            image = view(example)
         except BLAMELESS:
             raise
         except UserError as error:
-            problem = problem or error
+            problems.setdefault(str(error))
+            if len(problems) == most:
+                break
         else:
             return {"image": image, "index": used, "broken": index if offset else -1}
-    raise UserError(f"{most} images in a row can't be used: {problem}")
+    raise UserError(f"{len(problems)} images in a row can't be used: {next(iter(problems))}")
 
 
 Row = dict[str, Any]  # "step", "index", "problem"
 
 
 class Broken:
-    """The account of a run's unreadable examples.
+    """The account of a run's unreadable images. One that a mixture repeats is one.
 
     Args:
-      share: of the source's examples that may be unreadable.
+      share: of the source's images that may be unreadable.
       view: what is done with an example; it is repeated to know what went wrong.
       say: is called with a line for each of them, once.
       known: those that this run found before it was stopped, as `record` got them.
@@ -72,12 +82,14 @@ class Broken:
     ):
         self._source, self._share, self._view = source, share, view
         self._say, self._record, self._gather = say, record, gather
-        self._found: dict[int, str] = {row["index"]: row["problem"] for row in known}
-        self._new: dict[int, Row] = {}
+        known = list(known)
+        self._problems = {row["problem"]: None for row in known}  # in order, each once
+        self._seen: set[int | str] = {row["index"] for row in known}  # and names, where known
+        self._new: list[Row] = []
 
     def __len__(self) -> int:
         """How many are known to all."""
-        return len(self._found)
+        return len(self._problems)
 
     def note(self, batch: dict[str, Any], step: int) -> None:
         """Counts and names those that were replaced in the batch of a step.
@@ -94,7 +106,7 @@ class Broken:
                 self._look(index % len(self._source), step)
 
         if self._gather is None:
-            self._account([list(self._new.values())])
+            self._account([self._new])
 
     def settle(self) -> None:
         """With several processes, the same for what all of them met since the last time.
@@ -103,30 +115,37 @@ class Broken:
           UserError: as `note`, in all of them.
         """
         if self._gather is not None:
-            self._account(self._gather(list(self._new.values())))
+            self._account(self._gather(self._new))
 
     def _account(self, found: Iterable[Iterable[Row]]) -> None:
-        self._new = {}
+        self._new = []
         for row in itertools.chain.from_iterable(found):
-            if row["index"] not in self._found:
-                self._found[row["index"]] = row["problem"]
+            self._seen.add(row["index"])
+            if row["problem"] not in self._problems:
+                self._problems[row["problem"]] = None
                 self._record(row)
                 self._say(f"{row['problem']}; the next image takes its place")
-        if len(self._found) > self._share * len(self._source):
-            names = "; ".join(list(self._found.values())[:NAMED])
+        images = distinct(self._source)
+        if len(self) > self._share * images:
+            names = "; ".join(list(self._problems)[:NAMED])
             raise UserError(
-                f"{len(self._found)} of {len(self._source):,} images can't be used, more than"
+                f"{len(self)} of {images:,} images can't be used, more than"
                 f" data.broken_share={self._share:g} allows: {names}"
             )
 
     def _look(self, index: int, step: int) -> None:
-        if index in self._found or index in self._new:
+        if index in self._seen:
             return
-        problem = f"image {index} could not be read, but can now"
+        self._seen.add(index)
         try:
-            self._view(self._source[index])
+            example = self._source[index]
+            if example.name in self._seen:
+                return
+            self._seen.add(example.name)
+            self._view(example)
+            problem = f"{example.name} could not be read, but can now"
         except BLAMELESS:
             raise
         except UserError as error:
             problem = str(error)
-        self._new[index] = {"step": step, "index": index, "problem": problem}
+        self._new.append({"step": step, "index": index, "problem": problem})

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jepa_jax.data.names import Names
-from jepa_jax.data.protocol import Example, Indices, Labels, Source, has_masks
+from jepa_jax.data.protocol import Example, Indices, Labels, Source, distinct, has_masks
 from jepa_jax.errors import UserError
 
 
@@ -50,6 +50,11 @@ class JoinedSource:
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
         k, place = self._place(index)
         return self._parts[k].mask(place)
+
+    @property
+    def distinct(self) -> int:
+        """How many images there are, if parts repeat theirs."""
+        return sum(map(distinct, self._parts))
 
     @property
     def names(self) -> Names | None:

@@ -77,6 +77,10 @@ class StretchedSource(View):
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def distinct(self) -> int:
+        return len(self.source)
+
     def __getitem__(self, index: int) -> Example:
         return self.source[self._place(index)]
 

@@ -62,3 +62,8 @@ class View:
 def has_masks(source: Source) -> bool:
     """Whether each of its images has a mask."""
     return getattr(source, "masked", False)
+
+
+def distinct(source: Source) -> int:
+    """How many images it holds, of which a mixture may repeat some."""
+    return getattr(source, "distinct", len(source))
