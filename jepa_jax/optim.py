@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.tree_util import keystr
 
 NOT_DECAYED = ("bias", "scale")
 
@@ -93,13 +94,8 @@ class AdamW:
     first_moment_dtype: str = "float32"
 
     def init(self, params: Any) -> optax.OptState:
-        """Raises ValueError if parameters are not float32: others lose what a step changes."""
-        for path, leaf in jax.tree.leaves_with_path(params):
-            if leaf.dtype != jnp.float32:
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise ValueError(
-                    f"{name} is {leaf.dtype}: keep parameters in float32, and cast them"
-                )
+        """Raises ValueError if parameters are not float32."""
+        _check_float32(params)
         return self._adam.init(params)
 
     def update(
@@ -131,11 +127,25 @@ def decay_mask(params: Any) -> Any:
     """
 
     def decayed(path, _):
-        return jax.tree_util.keystr(path[-1:], simple=True) not in NOT_DECAYED
+        names = [name for key in path if not (name := keystr((key,), simple=True)).isdigit()]
+        return not names or names[-1] not in NOT_DECAYED
 
     return jax.tree.map_with_path(decayed, params)
 
 
 def moving_average(target: Any, online: Any, momentum: Array) -> Any:
-    """target · momentum + online · (1 - momentum), leaf by leaf, in the leaves' float32."""
+    """target · momentum + online · (1 - momentum), leaf by leaf.
+
+    Raises:
+      ValueError: if the target is not float32.
+    """
+    _check_float32(target)
     return jax.tree.map(lambda t, o: momentum * t + (1.0 - momentum) * o, target, online)
+
+
+def _check_float32(params: Any) -> None:
+    """In coarser numbers, what a step changes would be lost."""
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if (dtype := jnp.result_type(leaf)) != jnp.float32:
+            name = keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} is {dtype}: keep parameters in float32, and cast copies")

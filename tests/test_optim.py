@@ -107,10 +107,12 @@ def test_a_schedule_takes_a_whole_number():
 
 
 def test_what_is_decayed_in_a_tree_of_lists():
-    mask = decay_mask([{"kernel": jnp.ones(2), "bias": jnp.ones(2)}, (jnp.ones(2),)])
-    assert mask == [{"kernel": True, "bias": False}, (True,)]
+    mask = decay_mask([{"kernel": jnp.ones(2), "bias": [jnp.ones(2)]}, (jnp.ones(2),)])
+    assert mask == [{"kernel": True, "bias": [False]}, (True,)]
 
 
 def test_coarser_parameters_are_refused():
     with pytest.raises(ValueError, match="a/kernel is bfloat16: keep parameters in float32"):
         AdamW().init({"a": {"kernel": jnp.ones(2, jnp.bfloat16)}})
+    with pytest.raises(ValueError, match="a is bfloat16"):
+        moving_average({"a": jnp.ones(2, jnp.bfloat16)}, {"a": jnp.ones(2)}, jnp.float32(0.9))
