@@ -10,7 +10,7 @@ from jepa_jax import ijepa
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation import finetune_run
-from jepa_jax.evaluation.finetune_run import Options
+from jepa_jax.evaluation.finetune_run import FewLabels, Options
 from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.evaluation.task import Task
 from jepa_jax.parallel.sharding import make_mesh
@@ -79,6 +79,14 @@ def test_crops_are_those_of_options_and_view_whatever_the_encoder_was_trained_on
     view = dataclasses.replace(task.model.view, interpolation="bicubic")
     bicubic = dataclasses.replace(task, model=dataclasses.replace(task.model, view=view))
     assert finetune_run._as_trained(bicubic, OPTIONS).interpolation == "bicubic"
+
+
+def test_few_labels_are_taken_as_in_the_paper():
+    few = FewLabels()
+    assert few.learning_rate == pytest.approx(3e-5)
+    assert (few.epochs, few.batch_size, few.layer_decay) == (50, 512, 0.75)
+    assert (few.weight_decay, few.label_smoothing) == (0.05, 0.1)  # ViT-L/16
+    assert few.mixup == few.cutmix == few.drop_path == 0
 
 
 @pytest.mark.parametrize("size", [641, 2000])
