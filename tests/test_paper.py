@@ -2,7 +2,11 @@
 
 import pytest
 
-from jepa_jax.evaluation.paper import paper_numbers
+from jepa_jax.data.transforms import EvalView
+from jepa_jax.evaluation.paper import encoder_name, paper_numbers
+from jepa_jax.ijepa import IJEPA
+from jepa_jax.models.vit import SIZES, Encoder
+from jepa_jax.pretrained import Backbone, Pretrained
 from tests.tiny import tiny
 
 
@@ -64,3 +68,31 @@ def test_few_labels_have_the_papers_number_if_they_are_as_few():
 
 def test_digits_are_not_in_the_paper():
     assert paper_numbers("linear", tiny().data) == {}
+
+
+def name(size: str, patch: int, **about) -> str:
+    backbone = Backbone(Encoder(*SIZES[size][:3], patch), IJEPA.mean, IJEPA.std)
+    return encoder_name(Pretrained(backbone, None, EvalView((224, 224), 3), about=about))
+
+
+def test_an_encoder_of_imagenet_22k_has_numbers_of_its_own():
+    assert name("vit_h", 14, source="IN1K-vit.h.14-300e.pth.tar") == "ViT-H/14"
+    huge = name("vit_h", 14, source="IN22K-vit.h.14-900e.pth.tar")
+    giant = name("vit_g", 16, source="ijepa_vitg16_22k")
+    data = tiny().data
+    data.update(source="tfds", name="cifar100")
+    numbers = paper_numbers("linear", data)
+    assert (huge, numbers[huge]) == ("ViT-H/14, IN22k", 89.5)
+    assert (giant, numbers[giant]) == ("ViT-G/16, IN22k", 89.5)
+    config = {"data": {"name": "", "path": "data/imagenet22k/{split}"}}
+    assert name("vit_h", 14, source="a run of jepa_jax", config=config) == huge
+
+
+def test_an_untrained_encoder_is_none_of_the_papers():
+    assert name("vit_h", 14) == ""
+
+
+def test_fine_tuning_has_the_papers_number():
+    data = tiny().data
+    data.update(source="tfds", name="imagenet2012")
+    assert paper_numbers("finetune", data) == {"ViT-H/16 at 448": 87.1}
