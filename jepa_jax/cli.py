@@ -89,7 +89,7 @@ def _parse(
 
     app.define_help_flags()
     given = list(_flags(sys.argv[1:]))
-    overrides = [name.removeprefix("config.") for name, _ in given if name.startswith("config.")]
+    overrides = overridden()
     recipes = [path for name, path in given if name == "config"]
     for problem in filter(None, map(unknown_key, overrides)):
         raise UserError(problem)
@@ -115,6 +115,12 @@ def _parse(
     if unknown := rest[sum(map(len, meant)) :]:
         raise UserError(f"{unknown[0]!r} is no flag: write --NAME=VALUE")
     return rest
+
+
+def overridden() -> list[str]:
+    """The keys of the recipe that flags --config.KEY=VALUE say otherwise, such as "data.path"."""
+    names = [name for name, _ in _flags(sys.argv[1:])]
+    return [name.removeprefix("config.") for name in names if name.startswith("config.")]
 
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:

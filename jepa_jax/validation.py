@@ -200,17 +200,18 @@ def _check_images(config: ConfigDict):
             f" data.channels={data.channels}: set it to 0"
         )
     if data.resizer == "fast":
-        _check_fast_resizer(data)
+        check_fast_resizer(data.interpolation)
     for key in ("crop_scale", "crop_aspect"):
         if data[key][0] > data[key][1]:
             raise UserError(f"data.{key}={tuple(data[key])} must be (low, high)")
 
 
-def _check_fast_resizer(data: ConfigDict):
-    if data.interpolation != "bilinear":
+def check_fast_resizer(interpolation: str) -> None:
+    """Raises UserError if data.resizer="fast" can't be had, or not with this filter."""
+    if interpolation != "bilinear":
         raise UserError(
             f'data.resizer="fast" is for data.interpolation="bilinear", not'
-            f' "{data.interpolation}": set it to "exact"'
+            f' "{interpolation}": set it to "exact"'
         )
     try:
         importlib.import_module("cykooz_resizer")

@@ -59,7 +59,13 @@ def main() -> None:
                 layers=LAYERS.value,
                 patches=PATCHES.value,
                 count=COUNT.value or ALL,
-                how=How(ENCODER.value, image_size(IMAGE_SIZE.value), DTYPE.value, POOL.value),
+                how=How(
+                    encoder=ENCODER.value,
+                    size=image_size(IMAGE_SIZE.value),
+                    dtype=DTYPE.value,
+                    pool=POOL.value,
+                    overridden=tuple(cli.overridden()),
+                ),
             )
         )
 

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 import jepa_jax
+from jepa_jax import cli
 from jepa_jax.data.sources import open_source
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
@@ -326,6 +327,41 @@ def test_a_process_takes_the_result_that_the_first_alone_has_seen(asked, monkeyp
     monkeypatch.setattr("jepa_jax.evaluation.run.from_first", lambda _: next(answers))
     monkeypatch.setattr("jepa_jax.evaluation.run._run", None)
     evaluate(pixels)
+
+
+def test_what_the_command_line_says_of_the_view_holds_for_all_in_the_table(asked):
+    config = asked.config.copy_and_resolve_references()
+    config.data.update(eval_crop=0.5, interpolation="bicubic")
+    how = How(overridden=("data.eval_crop",))
+    for name in (asked.checkpoints[0], "untrained", "pixels"):
+        assert open_backbone(name, config, how).view.share == 0.5
+    own = open_backbone(asked.checkpoints[0], asked.config, How()).view
+    seen = open_backbone(asked.checkpoints[0], config, how).view
+    assert seen == dataclasses.replace(own, share=0.5)
+
+
+def test_a_size_of_the_recipe_is_not_passed_over(asked):
+    config = asked.config.copy_and_resolve_references()
+    config.data.image_size = (16, 16)
+    how = How(overridden=("data.image_size",))
+    with pytest.raises(UserError, match="give --image_size=16,16 for all"):
+        open_backbone(asked.checkpoints[0], config, how)
+    larger = open_backbone(asked.checkpoints[0], config, dataclasses.replace(how, size=(16, 16)))
+    assert larger.view.size == (16, 16)
+
+
+def test_a_fast_resizer_that_cannot_be_had_is_refused_before_the_first_image(asked):
+    config = asked.config.copy_and_resolve_references()
+    config.data.update(resizer="fast", interpolation="bicubic")
+    how = How(overridden=("data.resizer", "data.interpolation"))
+    with pytest.raises(UserError, match='set it to "exact"'):
+        open_backbone(asked.checkpoints[0], config, how)
+
+
+def test_the_command_says_which_keys_it_sets(monkeypatch):
+    words = ["evaluate.py", "--config=a.py", "--config.data.eval_crop=1", "--seed", "1"]
+    monkeypatch.setattr("sys.argv", words)
+    assert cli.overridden() == ["data.eval_crop"]
 
 
 def test_an_image_size_is_one_number_or_two():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from functools import partial
 
 import jax.numpy as jnp
 from etils import epath
@@ -14,9 +15,11 @@ from jepa_jax.evaluation.transformers_backbone import PREFIX, open_transformers
 from jepa_jax.interop.load import ENCODERS, load
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.pretrained import Pretrained
+from jepa_jax.validation import check_fast_resizer
 
 WORDS = ("pixels", "untrained")  # that stand for no file
 CHOICES = (*ENCODERS, "both")
+VIEW = {"eval_crop": "share", "interpolation": "interpolation", "resizer": "resizer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +31,15 @@ class How:
       size: height and width of the images; None for what each was trained on.
       dtype: of the matrix products.
       pool: "average" over patches, or "own", for models of Hugging Face's alone: their own vector.
+      overridden: keys of the config that the command line sets, such as "data.eval_crop". What they
+        say of the view holds for all backbones; the rest of it is each one's own.
     """
 
     encoder: str = "target"
     size: tuple[int, int] | None = None
     dtype: str = "float32"
     pool: str = "average"
+    overridden: tuple[str, ...] = ()
 
 
 def check_names(names: list[str]) -> None:
@@ -52,18 +58,21 @@ def open_backbone(name: str, config: ConfigDict, how: How) -> Backbone:
     """A checkpoint that `jepa_jax.load` reads, "hf:FOLDER", "pixels" or "untrained".
 
     Args:
-      config: of which an untrained encoder would be, and the view of pixels.
+      config: of which an untrained encoder would be, the view of pixels, and what of the view was
+        set for all.
 
     Raises:
       UserError: if there is no such thing, it is damaged or the images do not fit it.
     """
+    fitted = partial(_fitted, data=config.data, how=how)
     if name == "pixels":
         view = EvalView.of(config.data)
         return Pixels(dataclasses.replace(view, size=how.size or view.size))
     if name == "untrained":
-        return _fitted(untrained(config), how)
+        return fitted(untrained(config))
     if name.startswith(PREFIX):
-        return open_transformers(name, how.size, how.pool)
+        found = open_transformers(name, how.size, how.pool)
+        return dataclasses.replace(found, view=_as_set(found.view, config.data, how))
     parts = ENCODERS if how.encoder == "both" else (how.encoder,)
     models = tuple(load(name, part) for part in parts)
     if len(models) > 1 and not all(model.part for model in models):
@@ -71,21 +80,35 @@ def open_backbone(name: str, config: ConfigDict, how: How) -> Backbone:
             f"--encoder=both: {name} holds one encoder only, and does not tell which: leave"
             " --encoder out"
         )
-    return _fitted(Encoders(_title(name, models), models), how)
+    return fitted(Encoders(_title(name, models), models))
 
 
-def _fitted(backbone: Encoders, how: How) -> Encoders:
+def _fitted(backbone: Encoders, data: ConfigDict, how: How) -> Encoders:
     return dataclasses.replace(
-        backbone, models=tuple(_fitted_model(each, how) for each in backbone.models)
+        backbone, models=tuple(_fitted_model(each, data, how) for each in backbone.models)
     )
 
 
-def _fitted_model(model: Pretrained, how: How) -> Pretrained:
+def _fitted_model(model: Pretrained, data: ConfigDict, how: How) -> Pretrained:
     encoder = model.backbone.encoder.clone(dtype=jnp.dtype(how.dtype))
-    model = dataclasses.replace(
-        model, backbone=dataclasses.replace(model.backbone, encoder=encoder)
-    )
-    return model.resized(how.size) if how.size else model
+    backbone = dataclasses.replace(model.backbone, encoder=encoder)
+    model = model.resized(how.size) if how.size else model
+    return dataclasses.replace(model, backbone=backbone, view=_as_set(model.view, data, how))
+
+
+def _as_set(view: EvalView, data: ConfigDict, how: How) -> EvalView:
+    """A backbone's view, but for what the command line sets."""
+    size = tuple(data.image_size)
+    if "data.image_size" in how.overridden and view.size != (how.size or size):
+        raise UserError(
+            "--config.data.image_size is that of the recipe, and checkpoints keep theirs: give"
+            f" --image_size={size[0]},{size[1]} for all"
+        )
+    said = {VIEW[key]: data[key] for key in VIEW if f"data.{key}" in how.overridden}
+    view = dataclasses.replace(view, **said)
+    if view.resizer == "fast":
+        check_fast_resizer(view.interpolation)
+    return view
 
 
 def _title(name: str, models: tuple[Pretrained, ...]) -> str:
