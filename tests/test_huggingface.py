@@ -51,7 +51,8 @@ def exported(tmp_path_factory):
     config = tiny()
     config.data.path = "/home/somebody/photos"
     config.data.eval_crop = 0.875  # of 8 pixels, of which the processor makes 9: 0.889
-    config.data.interpolation = "bicubic"
+    # No default, if impossible together.
+    config.data.interpolation, config.data.resizer = "bicubic", "fast"
     save_run(run, config)
     accuracy = {"trained target encoder": {"knn": 0.5, "linear": 0.625}}
     (run / "results.json").write_text(json.dumps({"step": 30, "accuracy": accuracy}))

@@ -34,7 +34,7 @@ def config():
     told, c = json.loads(str(RECORDED["config"])), defaults()
     c.data.image_size = (told["image_size"], told["image_size"])
     c.data.eval_crop = 0.8
-    c.data.interpolation = "bicubic"
+    c.data.interpolation, c.data.resizer = "bicubic", "fast"  # no default, if impossible together
     c.model.patch_size = told["patch_size"]
     c.model.width, c.model.depth = told["embed_dim"], told["depth"]
     c.model.heads = told["num_heads"]

@@ -79,6 +79,8 @@ def test_fast_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
     with pytest.raises(UserError, match=r"pip install 'cykooz\.resizer>=4'"):
         validate(config)
+    with pytest.raises(UserError, match=r"pip install 'cykooz\.resizer>=4'"):
+        resize_fast(noise(4, 4, 1), (0, 0, 4, 4), (2, 2), "bilinear")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -8,6 +8,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from PIL.Image import Resampling
 
+from jepa_jax.errors import UserError
+
 Pixels = UInt8[np.ndarray, "height width C"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -25,9 +27,17 @@ def resize_fast(pixels: Pixels, box: Box, size: tuple[int, int], interpolation: 
 
     Its weights have fewer digits than Pillow's: some pixels differ by 1 of 255, hardly any by 2.
     Bilinear only: bicubic values beyond 0..255 are cut at another moment than Pillow does.
-    """
-    import cykooz_resizer as cykooz
 
+    Raises:
+      UserError: if the package is not there that it needs.
+    """
+    try:
+        import cykooz_resizer as cykooz
+    except ImportError:
+        raise UserError(
+            "a view with resizer='fast' needs another package: pip install 'cykooz.resizer>=4', or"
+            " make it 'exact'"
+        ) from None
     if interpolation != "bilinear":
         raise ValueError(f"resize_fast is bilinear, not {interpolation}")
     if pixels.shape[2] not in (1, 3):

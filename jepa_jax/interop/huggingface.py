@@ -186,7 +186,8 @@ def _view(
 ) -> EvalView:
     """The centre crop that we noted, else the processor's where it is like ours, or the usual."""
     if "eval_crop" in mark:
-        return EvalView(size, channels, mark["eval_crop"], mark["interpolation"])
+        resizer = mark.get("resizer", EvalView.resizer)  # which older folders do not tell
+        return EvalView(size, channels, mark["eval_crop"], mark["interpolation"], resizer)
     match processor:
         case {"size": {"shortest_edge": int(edge)}, "resample": int(resample)} if edge >= max(size):
             names = {int(filter): name for name, filter in FILTERS.items()}
@@ -217,6 +218,7 @@ def _config(pretrained: Pretrained) -> dict[str, Any]:
             "encoder": pretrained.part,
             "eval_crop": view.share,
             "interpolation": view.interpolation,
+            "resizer": view.resizer,
         },
     }
 

@@ -56,6 +56,7 @@ def read_released(path: os.PathLike, part: str, hints: Hints) -> Pretrained:
         raise UserError(f"{path} is no I-JEPA checkpoint: it has no {key}, but {found[:200]}")
     told = {"mean": IJEPA.mean, "std": IJEPA.std, "heads": None}
     told |= {"eval_crop": EvalView.share, "interpolation": EvalView.interpolation}
+    told |= {"resizer": EvalView.resizer}
     told |= content.get(TOLD) or {}
     if hints.heads is None:
         hints = hints._replace(heads=told["heads"])
@@ -71,7 +72,7 @@ def read_released(path: os.PathLike, part: str, hints: Hints) -> Pretrained:
     except UserError as error:
         raise UserError(f"{path}, {key}: {error}") from None
     size = tuple(side * encoder.patch_size for side in grid)
-    view = EvalView(size, channels, told["eval_crop"], told["interpolation"])
+    view = EvalView(size, channels, told["eval_crop"], told["interpolation"], told["resizer"])
     about = {"source": pathlib.Path(path).name}
     return Pretrained(Backbone(encoder, mean, std), params, view, part, about)
 
@@ -134,6 +135,7 @@ def write_released(run: os.PathLike, path: os.PathLike) -> int:
                 "std": list(model.std),
                 "eval_crop": config.data.eval_crop,
                 "interpolation": config.data.interpolation,
+                "resizer": config.data.resizer,
             },
         },
     )
