@@ -15,8 +15,12 @@ RECORDED = np.load(pathlib.Path(__file__).parent / "fixtures" / "reference_run.n
 PREFIX = "init/target_encoder/"
 
 
-def write(folder: pathlib.Path, **changes) -> None:
-    """The recorded encoder of the reference, as timm would write it."""
+def write(folder: pathlib.Path, told: dict | None = None, **changes) -> None:
+    """The recorded encoder of the reference, as timm would write it.
+
+    Args:
+      told: of how images are seen.
+    """
     tensors = {
         name.removeprefix(PREFIX): RECORDED[name]
         for name in RECORDED.files
@@ -24,6 +28,7 @@ def write(folder: pathlib.Path, **changes) -> None:
     }
     safetensors.save_file(tensors | changes, folder / "model.safetensors")
     settings = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    settings |= told or {}
     config = {"architecture": "vit_tiny_patch6_gap_48", "pretrained_cfg": settings}
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -34,6 +39,20 @@ def test_features_equal_the_reference_s(tmp_path):
     features = model.patch_features(RECORDED["step0/images"])
     np.testing.assert_allclose(features, RECORDED["forward/target_full"], atol=2e-5)
     assert model.backbone.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("told", "share", "filter"),
+    [
+        ({"crop_pct": 1.0, "interpolation": "bicubic"}, 1.0, "bicubic"),
+        ({"crop_pct": 0.9, "interpolation": "random"}, 0.9, "bilinear"),
+        ({}, 0.875, "bilinear"),
+    ],
+)
+def test_images_are_seen_as_timm_sees_them(tmp_path, told, share, filter):
+    write(tmp_path, told)
+    view = jepa_jax.load(tmp_path, heads=3).view
+    assert (view.share, view.interpolation) == (share, filter)
 
 
 def test_tuned_positions_are_used(tmp_path):

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from jepa_jax.data.resizing import FILTERS
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.ijepa import IJEPA
@@ -46,5 +47,7 @@ def read_timm(folder: os.PathLike, hints: Hints) -> Pretrained:
         params = read(tensors, layout, shapes, f"a plain {config.get('architecture')}")
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    view = EvalView(tuple(side * encoder.patch_size for side in grid), channels)
+    size = tuple(side * encoder.patch_size for side in grid)
+    share, filter = told.get("crop_pct") or EvalView.share, told.get("interpolation")
+    view = EvalView(size, channels, share, filter if filter in FILTERS else EvalView.interpolation)
     return Pretrained(Backbone(encoder, mean, std), params, view, about={"source": folder.name})
