@@ -100,6 +100,14 @@ def test_a_class_that_training_lacks():
         segmentation.run(task_of(Masked(0, 20), test), Options())
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_a_labelled_pixel(split):
+    sources = {"train": Masked(0, 20), "test": Masked(1, 10)}
+    sources[split].masks[:] = UNLABELLED
+    with pytest.raises(UserError, match=f"split '{split}' have no pixel with a class"):
+        segmentation.run(task_of(**sources), Options())
+
+
 def test_a_class_that_no_drawn_image_of_training_shows(monkeypatch):
     test = Masked(1, 10)
     test.masks[0] = 3

@@ -105,7 +105,8 @@ def run(task: Task, options: Options) -> Result:
     """Mean IoU and pixel accuracy, the IoU of each class, and what the commonest class gets.
 
     Raises:
-      UserError: if the images have no masks, or there are no features of patches.
+      UserError: if the images have no masks, or no pixel with a class, or there are no features of
+        patches.
     """
     train, test = (_examples(task, split, options.layers) for split in (task.train, task.test))
     classes = _classes(train.targets)
@@ -156,8 +157,13 @@ def _examples(task: Task, split: Split, layers: int) -> Examples:
     found = task.extract(split, layers, True)
     sound = task.sound(split, found.index)
     values = found.values if sound.all() else found.values[sound]
-    masks = [task.view.of_mask(split.source.mask(int(i))) for i in split.index[sound]]
-    return Examples(values, np.stack(masks))
+    masks = np.stack([task.view.of_mask(split.source.mask(int(i))) for i in split.index[sound]])
+    if (masks == UNLABELLED).all():
+        raise UserError(
+            f"the masks of split {split.name!r} have no pixel with a class, but {UNLABELLED}"
+            " everywhere: take images whose classes are known"
+        )
+    return Examples(values, masks)
 
 
 def _classes(masks: UInt8[np.ndarray, "n H W"]) -> int:
