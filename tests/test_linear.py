@@ -10,6 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation import linear
+from jepa_jax.evaluation.splits import held_out
+from tests.given import task_of
 
 
 def clusters(n: int, seed: int, width: int = 12, classes: int = 4):
@@ -90,6 +92,14 @@ def test_a_label_that_training_lacks_counts_as_wrong():
 def test_runs_where_implicit_transfers_are_forbidden():
     with jax.transfer_guard("disallow"):
         assert linear.linear_probe_accuracy(*TRAIN, *TEST) > 0.5
+
+
+def test_settings_are_tried_though_the_only_image_of_a_class_is_held_out():
+    features = np.arange(12, dtype=np.float32).reshape(4, 3)
+    labels = np.where(held_out(4, seed=0), 1, 0)
+    both = task_of((features, labels), (features, labels))
+    rows = linear.run(both, linear.Options(l2=(1e-3, 1e-1))).rows.values()
+    assert [row["on held-out training images"] for row in rows] == [0, 0]
 
 
 @pytest.mark.parametrize(
