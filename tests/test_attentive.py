@@ -42,11 +42,23 @@ def test_finds_the_patch_that_tells_where_the_average_does_not(found):
     assert found.best > 0.95
 
 
-def test_the_learning_rate_is_chosen_on_held_out_training_images(found):
+def test_the_learning_rate_is_chosen_without_the_test_images():
+    """Whose labels are wrong, so that the rate that learns nothing is the best one on them."""
+    found = attentive.run(task_of(TRAIN, (TEST[0], 1 - TEST[1])), OPTIONS)
     slow, fast = found.rows["learning rate 1e-05"], found.rows["learning rate 0.01"]
     assert slow["held-out training images"] < fast["held-out training images"]
-    assert fast["accuracy"] == found.best
+    assert fast["accuracy"] == found.best < 0.1
     assert "accuracy" not in slow
+
+
+def test_held_out_images_are_not_trained_on():
+    """With labels at random they are learned by heart, of those that are seen."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(200, 1, 300)).astype(np.float32), rng.integers(2, size=200)
+    options = Recipe(epochs=5, batch_size=20, learning_rates=(1e-2, 3e-3))
+    found = attentive.run(task_of(images, images), options)
+    assert found.best > 0.95
+    assert all(row["held-out training images"] < 0.8 for row in found.rows.values())
 
 
 def test_the_curve_tells_of_each_epoch(found):
