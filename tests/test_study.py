@@ -17,7 +17,7 @@ from jepa_jax.study import run as study_run
 from jepa_jax.study.plan import open_study, plan, recorded
 from jepa_jax.study.record import curve, read
 from jepa_jax.study.run import run_study, share
-from jepa_jax.study.summary import Found, summarize, table
+from jepa_jax.study.summary import Found, collect, summarize, table
 from jepa_jax.training.changes import differing
 from tests.commands import ROOT, launch, refused
 from tests.tiny import tiny
