@@ -90,8 +90,14 @@ def test_the_best_may_be_named_with_and_without_the_test_images():
     assert sweep.accuracy(HEADS[6]) == 6
 
 
-def test_held_out_images_tell_about_what_the_test_images_do(sweep):
-    assert 0 < np.abs(np.subtract(sweep.test, sweep.held_out)).max() < 0.15
+def test_held_out_images_are_not_trained_on():
+    """With labels at random they are learned by heart, of those that are seen."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(200, 1, 300)).astype(np.float32), rng.integers(4, size=200)
+    heads = (Head(1, True, 0.01, 0.0),)
+    sweep = linear_sweep.linear_sweep(*images, *images, heads=heads)
+    assert sweep.test[0] > 0.8
+    assert sweep.held_out[0] < 0.5
 
 
 def test_the_heads_are_the_papers():
