@@ -109,7 +109,7 @@ def _nearest(
     length = jnp.linalg.norm(train, axis=-1, keepdims=True)
     train = train / jnp.where(length > 0, length, 1)
 
-    def compare(feature: Float[Array, "D"]) -> Int[Array, " k"]:
+    def compare(feature: Float[Array, " D"]) -> Int[Array, " k"]:
         # Full precision: a TPU's default rounds to bfloat16, which swaps close neighbours. The
         # length of the test image has no say in the order.
         return jax.lax.top_k(jnp.matmul(train, feature, precision="highest"), count)[1]

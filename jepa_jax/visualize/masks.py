@@ -71,7 +71,7 @@ def mask_overlay(
 
 
 def context_only(
-    image: Float[np.ndarray, "H W 3"], index: Int[np.ndarray, "K"], grid: tuple[int, int]
+    image: Float[np.ndarray, "H W 3"], index: Int[np.ndarray, " K"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "H W 3"]:
     """The image with all patches but those of `index` greyed out."""
     return np.where(_on_pixels(index, image, grid), image, np.float32(HIDDEN))
