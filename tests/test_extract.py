@@ -11,6 +11,7 @@ from etils import epath
 from PIL import Image
 
 import jepa_jax
+from jepa_jax.config import changed
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation import features_file
 from jepa_jax.evaluation.extract import Asked, extract
@@ -150,6 +151,7 @@ def test_what_cannot_be_extracted_is_answered_in_one_line(tmp_path):
         ({"out": "f.txt"}, "ends on .npz or .array_record"),
         ({"checkpoint": "nothing"}, "is not there"),
         ({"config": None}, "say which images"),
+        ({"config": changed(tiny(), {"data.interpolation": "cubic"})}, "data.interpolation"),
         ({"images": "photos", "split": "test"}, "leave one out"),
         ({"images": str(tmp_path / "photos")}, "isn't there"),
         ({"patches": True}, "no layers or patches"),

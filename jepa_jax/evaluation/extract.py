@@ -15,7 +15,7 @@ from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.features_file import Content, check_suffix, write
-from jepa_jax.evaluation.opening import How, check_names, open_backbone
+from jepa_jax.evaluation.opening import How, check_names, check_recipe, open_backbone
 from jepa_jax.evaluation.splits import ALL, Split
 from jepa_jax.parallel.processes import is_first, wait_for_all
 from jepa_jax.parallel.sharding import make_mesh
@@ -92,6 +92,8 @@ def open_split(data: ConfigDict, name: str, count: int) -> Split:
 def _config(asked: Asked) -> ConfigDict:
     if not asked.images and asked.config is None:
         raise UserError("say which images: --images=photos, or --config=configs/digits.py")
+    if asked.config is not None:
+        check_recipe(asked.config)
     config = (asked.config or defaults()).copy_and_resolve_references()
     if asked.images:
         if asked.split:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
+from jepa_jax.config import defaults
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError, did_you_mean
 from jepa_jax.evaluation.backbones import Backbone, Encoders, Pixels, untrained
@@ -15,7 +16,7 @@ from jepa_jax.evaluation.transformers_backbone import PREFIX, open_transformers
 from jepa_jax.interop.load import ENCODERS, load
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.pretrained import Pretrained
-from jepa_jax.validation import check_fast_resizer
+from jepa_jax.validation import check_fast_resizer, validate
 
 WORDS = ("pixels", "untrained")  # that stand for no file
 CHOICES = (*ENCODERS, "both")
@@ -40,6 +41,13 @@ class How:
     dtype: str = "float32"
     pool: str = "average"
     overridden: tuple[str, ...] = ()
+
+
+def check_recipe(config: ConfigDict) -> None:
+    """Raises UserError for impossible settings; whatever it says, the mesh is the machine's."""
+    config = config.copy_and_resolve_references()
+    config.mesh = defaults().mesh
+    validate(config)
 
 
 def check_names(names: list[str]) -> None:

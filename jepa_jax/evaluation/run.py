@@ -15,7 +15,6 @@ from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jepa_jax.config import defaults
 from jepa_jax.console import clock, new_console, say
 from jepa_jax.data.protocol import has_masks
 from jepa_jax.data.synthetic import LABELS
@@ -23,7 +22,7 @@ from jepa_jax.errors import UserError
 from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor, images_identity
 from jepa_jax.evaluation.given_features import given_task
-from jepa_jax.evaluation.opening import How, check_names, open_backbone
+from jepa_jax.evaluation.opening import How, check_names, check_recipe, open_backbone
 from jepa_jax.evaluation.options import choose
 from jepa_jax.evaluation.paper import encoder_name, paper_numbers
 from jepa_jax.evaluation.protocols import PROTOCOLS
@@ -34,7 +33,6 @@ from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.parallel.processes import from_first, is_first
 from jepa_jax.parallel.sharding import make_mesh
 from jepa_jax.training.storage import is_bucket
-from jepa_jax.validation import validate
 
 # (protocol, options) -> a task of one backbone, and what tells it from others
 Tasks = Callable[[Protocol, Any], tuple[Task, Any]]
@@ -132,7 +130,7 @@ def _image_tasks(
 ) -> Iterator[Tasks]:
     if asked.config is None:
         raise UserError("say which images: --config=configs/digits.py, or a run as --checkpoint")
-    _check(asked.config)
+    check_recipe(asked.config)
     opened = {}
     for name in asked.checkpoints:
         backbone = open_backbone(name, asked.config, asked.how)
@@ -215,13 +213,6 @@ def _answers(split: Split, drawn: bool) -> Any:
         mask = np.ascontiguousarray(split.source.mask(index))
         total = zlib.crc32(mask, zlib.crc32(str(mask.shape).encode(), total))
     return total
-
-
-def _check(config: ConfigDict) -> None:
-    """Whether the recipe is possible; the mesh is that of the machine, whatever it says."""
-    config = config.copy_and_resolve_references()
-    config.mesh = defaults().mesh
-    validate(config)
 
 
 def _run(protocol: Protocol, options: Any, task: Task) -> dict[str, Any]:
