@@ -5,7 +5,6 @@ Each message is one line that names the key and the nearest value that would do.
 
 import difflib
 import functools
-import importlib
 import math
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jepa_jax.config import architecture, defaults, mask_spec, mesh_shape
 from jepa_jax.data import mixture
-from jepa_jax.data.resizing import FILTERS, RESIZERS
+from jepa_jax.data.resizing import FILTERS, RESIZERS, fast_package
 from jepa_jax.data.sources import SOURCES
 from jepa_jax.data.splits import check_splits
 from jepa_jax.errors import UserError
@@ -213,13 +212,7 @@ def check_fast_resizer(interpolation: str) -> None:
             f'data.resizer="fast" is for data.interpolation="bilinear", not'
             f' "{interpolation}": set it to "exact"'
         )
-    try:
-        importlib.import_module("cykooz_resizer")
-    except ImportError:
-        raise UserError(
-            "data.resizer=fast needs another package: pip install 'cykooz.resizer>=4', or set it"
-            " to exact"
-        ) from None
+    fast_package()
 
 
 def _check_model(config: ConfigDict):

@@ -1,7 +1,9 @@
 """A box of an image at another size, anti-aliased: exactly as Pillow does it, or faster."""
 
+import importlib
 import math
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,6 +24,21 @@ def resize_exactly(pixels: Pixels, box: Box, size: tuple[int, int], interpolatio
     return through_pillow(pixels, lambda image: image.resize(size[::-1], filter, box))
 
 
+def fast_package() -> ModuleType:
+    """What `resize_fast` needs.
+
+    Raises:
+      UserError: if it is not there.
+    """
+    try:
+        return importlib.import_module("cykooz_resizer")
+    except ImportError:
+        raise UserError(
+            "data.resizer=fast needs another package: pip install 'cykooz.resizer>=4', or set it"
+            " to exact"
+        ) from None
+
+
 def resize_fast(pixels: Pixels, box: Box, size: tuple[int, int], interpolation: str) -> Pixels:
     """The same with the processor's vector instructions, in less than half of the time.
 
@@ -31,13 +48,7 @@ def resize_fast(pixels: Pixels, box: Box, size: tuple[int, int], interpolation: 
     Raises:
       UserError: if the package is not there that it needs.
     """
-    try:
-        import cykooz_resizer as cykooz
-    except ImportError:
-        raise UserError(
-            "a view with resizer='fast' needs another package: pip install 'cykooz.resizer>=4', or"
-            " make it 'exact'"
-        ) from None
+    cykooz = fast_package()
     if interpolation != "bilinear":
         raise ValueError(f"resize_fast is bilinear, not {interpolation}")
     if pixels.shape[2] not in (1, 3):
