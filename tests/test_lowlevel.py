@@ -61,7 +61,7 @@ def test_clevr_has_the_papers_number_beside(results, tmp_path):
     write_tfds(tmp_path / "clevr" / "3.1.0", splits, SPEC)
     settings = [f"clevr_{label}.folder={tmp_path}" for label in ("count", "distance")]
     count, near = results(["clevr_count", "clevr_distance"], settings)
-    assert (count["paper"], near["paper"]) == ({"ViT-H/14": 86.7}, {"ViT-H/14": 72.4})
+    assert (count["paper"]["ViT-H/14"], near["paper"]["ViT-H/14"]) == (86.7, 72.4)
     assert count["images"] == {"train": 12, "test": 6}
     assert count["best"] == near["best"] == 1  # the test images are among those of the training
 
