@@ -132,6 +132,7 @@ def get_factors(c: ConfigDict) -> dict:
     size = architecture(c)
     kept = mask_spec(c).num_context  # K
     side, patch = c.data.image_size[0], c.model.patch_size
+    smaller = next(p for p in range(patch - 1, 0, -1) if side % p == 0)
     larger = next(p for p in range(patch + 1, side + 1) if side % p == 0)
     return {
         "masks": {
@@ -195,6 +196,7 @@ def get_factors(c: ConfigDict) -> dict:
         },
         "network": {
             "larger patches": {"model.patch_size": larger},
+            "smaller patches": {"model.patch_size": smaller},
             "twice as deep": {"model.depth": 2 * size["depth"]},
             "twice as wide": {"model.width": 2 * size["width"]},
         },
