@@ -64,6 +64,7 @@ def main(what: str) -> None:
     import json
     import tempfile
 
+    from jepa_jax.benchmark.contender import Unfinished
     from jepa_jax.errors import UserError
     from jepa_jax.training.workdir import storage_of
 
@@ -74,14 +75,22 @@ def main(what: str) -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
     with storage_of(FOLDER.value):
         folder = tempfile.TemporaryDirectory(dir=path_of(FOLDER))
+
+    def write(rows):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        print(lines, end="")
+        if out:
+            with storage_of(out):
+                out.write_text(lines)
+
     with folder as name:
-        rows, report = MEASURES[what](CONFIG.value, pathlib.Path(name))
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    print(lines, end="")
+        try:
+            rows, report = MEASURES[what](CONFIG.value, pathlib.Path(name))
+        except Unfinished as error:
+            write(error.rows)
+            raise
+    write(rows)
     report(rows)
-    if out:
-        with storage_of(out):
-            out.write_text(lines)
 
 
 def path_of(flag):

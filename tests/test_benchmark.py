@@ -3,7 +3,10 @@
 import collections
 import importlib.util
 import json
+import os
 import re
+import signal
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -11,11 +14,12 @@ import numpy as np
 import pytest
 
 from jepa_jax.benchmark import attention, checkpoint, heads, masks, scaling, step, step_report
+from jepa_jax.benchmark.contender import Contender, Unfinished, start_all, take_turns
 from jepa_jax.benchmark.data import compare, report
 from jepa_jax.benchmark.peaks import sheet_peak
 from jepa_jax.config import changed, defaults
 from jepa_jax.errors import UserError
-from tests.commands import launch
+from tests.commands import ROOT, launch
 from tests.tiny import tiny
 
 
@@ -222,6 +226,79 @@ def test_coarser_numbers_are_told(capsys):
 def test_what_the_peer_does_not_do_is_not_compared(tmp_path, key, value):
     with pytest.raises(UserError, match=f"--peer=torch does no other work than {key}="):
         step.peer_contender("plain", changed(tiny(), {key: value}), tmp_path)
+
+
+# A contender that goes through so many rounds.
+SPEAKS = """
+import json, sys
+print(json.dumps({"device": "cpu"}), flush=True)
+for _, line in zip(range(int(sys.argv[1])), sys.stdin):
+    print(json.dumps({"step_seconds": 1.0}), flush=True)
+sys.exit("it broke")
+"""
+
+
+def speaking(name: str, rounds: int) -> Contender:
+    return Contender(name, [sys.executable, "-c", SPEAKS, str(rounds)])
+
+
+def test_rounds_before_a_failure_are_kept():
+    contenders = [speaking("one", 9), speaking("other", 2)]
+    rows = start_all(contenders)
+    with pytest.raises(Unfinished, match="other failed: it broke") as caught:
+        take_turns(contenders, rows, steps=1, rounds=3)
+    contenders[0].stop()
+    assert [len(row["rounds"]) for row in caught.value.rows] == [2, 1]
+
+
+def test_one_that_is_killed_while_it_waits_is_told():
+    waiting = speaking("it", 9)
+    waiting.start()
+    os.kill(waiting._process.pid, signal.SIGKILL)
+    waiting._process.wait()
+    with pytest.raises(UserError, match="it failed: killed, as the kernel does"):
+        waiting.ask("steps", 1)
+
+
+def test_images_that_cannot_be_read_cost_no_rounds(tmp_path, monkeypatch, capsys):
+    about = ROW | {"device": "cpu", "compile_seconds": 1.0, "start_seconds": 2.0, "rounds": []}
+    said = iter(ROW["rounds"])
+
+    def ask(what, _):
+        if what == "input":
+            raise UserError("2 of 100 images cannot be read")
+        return next(said)
+
+    ours = SimpleNamespace(name=step.OURS, start=about.copy, ask=ask, stop=lambda: None)
+    monkeypatch.setattr(step, "our_contender", lambda *_: ours)
+    (row,) = step.compare(tiny(), tmp_path, steps=1, rounds=2, peer=False)
+    assert len(row["rounds"]) == 2
+    step_report.report([row])
+    assert "2 of 100 images cannot be read" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_was_measured_before_a_failure_is_written(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch')")
+    out, path = tmp_path / "out.jsonl", f"{tmp_path}{os.pathsep}{ROOT}"
+    command = "data", "--config=configs/digits.py", "--images=8", "--seconds=0.1", "--peer=torch"
+    result = launch("benchmark", *command, f"--out={out}", PYTHONPATH=path)
+    assert result.returncode == 2
+    assert "error: torch failed: ImportError: no torch" in result.stderr
+    first, *_ = out.read_text().splitlines()
+    assert json.loads(first)["contender"] == "jepa_jax"
+
+
+def test_sizes_that_do_not_fit_are_left_out(tmp_path, monkeypatch, capsys):
+    too_large = [sys.executable, "-c", "import sys; sys.exit('out of memory')"]
+
+    def ours(name, *_):
+        return Contender(name, too_large) if name == "depth_4" else speaking(name, 2)
+
+    monkeypatch.setattr(scaling, "our_contender", ours)
+    rows = scaling.measure(tiny(), tmp_path, over="depth", steps=1, rounds=1)
+    assert [(row["size"], len(row["rounds"])) for row in rows] == [(1, 1), (2, 1)]
+    scaling.report([ROW | row for row in rows])
+    assert "for larger ones memory is too small" in capsys.readouterr().out
 
 
 def test_what_is_no_earlier_run(tmp_path):

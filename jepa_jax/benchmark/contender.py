@@ -12,7 +12,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from jepa_jax.errors import UserError
@@ -27,6 +28,29 @@ HOST_STEPS = 3  # of a round, after which the host's share is measured
 
 class OutOfMemory(UserError):
     """A contender wanted more memory than there is."""
+
+
+class Unfinished(UserError):
+    """A measurement failed on its way.
+
+    Attributes:
+      rows: what was measured until then.
+    """
+
+    def __init__(self, message: str, rows: list[dict[str, Any]]):
+        super().__init__(message)
+        self.rows = rows
+
+
+@contextmanager
+def keeping(rows: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Around rounds: the error of one that fails brings along the rows that have any."""
+    try:
+        yield
+    except UserError as error:
+        if measured := [row for row in rows if row.get("rounds", True)]:
+            raise Unfinished(str(error), measured) from error
+        raise
 
 
 class Contender:
@@ -71,14 +95,16 @@ class Contender:
         """
         if self._process is None:
             self.start()
-        self._process.stdin.write(json.dumps([what, steps]) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # of one that was killed while it waited: it is read why
+            self._process.stdin.write(json.dumps([what, steps]) + "\n")
+            self._process.stdin.flush()
         return self._read()
 
     def stop(self) -> None:
         """Gives its memory back; it starts again when it is asked."""
         if self._process is not None:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # what it was last asked, it never read
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process.wait()
             self._process = None
@@ -113,15 +139,19 @@ def take_turns(
     """Adds rounds of steps to the rows, one of each in turn, so that all share a machine's moods.
 
     On an accelerator each has it to itself, and starts anew for each round.
+
+    Raises:
+      Unfinished: if one fails after some rounds.
     """
-    for number in range(rounds):
-        for each in contenders:
-            row = rows[each.name]
-            if number == 0 or _alone(row):
-                each.ask("steps", WARM_UP)
-            row["rounds"].append(each.ask("steps", steps))
-            if _alone(row):
-                each.stop()
+    with keeping(rows.values()):
+        for number in range(rounds):
+            for each in contenders:
+                row = rows[each.name]
+                if number == 0 or _alone(row):
+                    each.ask("steps", WARM_UP)
+                row["rounds"].append(each.ask("steps", steps))
+                if _alone(row):
+                    each.stop()
 
 
 def _alone(row: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from jepa_jax.benchmark.contender import keeping
 from jepa_jax.data.decoding import decode
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
@@ -45,6 +46,9 @@ def compare(
 
     Returns:
       A row for each round: contender, images_per_second, worker_mb.
+
+    Raises:
+      UserError: if one fails; `Unfinished` after some rounds.
     """
     write_photos(config, folder, images)
     size = str(config.data.image_size[0])
@@ -60,8 +64,8 @@ def compare(
     # One thread of mathematics a worker, as both loaders want it.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     rows = []
-    for _ in range(rounds):
-        for name, command in contenders.items():
+    with keeping(rows):
+        for name, command in list(contenders.items()) * rounds:
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode:
                 why = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

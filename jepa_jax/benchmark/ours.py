@@ -94,16 +94,17 @@ class Training:
         took["peak_bytes"] = stats.get("peak_bytes_in_use") or largest_memory()
         return took | {"measured_peak": measured_peak(self.config.model.dtype)}
 
-    def input(self, steps: int) -> dict[str, float | str]:
-        """Training on the recipe's own images, as `training.loop` feeds itself."""
+    def input(self, steps: int) -> dict[str, float]:
+        """Training on the recipe's own images, as `training.loop` feeds itself.
+
+        Raises:
+          UserError: if they are not there, or cannot be read.
+        """
         config = self.config
-        try:
-            source = open_source(config.data, config.data.train_split)
-            loader = TrainBatches(
-                source, config.data, seed=config.seed, batch_size=config.train.batch_size
-            )
-        except UserError as error:
-            return {"missing": str(error)}
+        source = open_source(config.data, config.data.train_split)
+        loader = TrainBatches(
+            source, config.data, seed=config.seed, batch_size=config.train.batch_size
+        )
         rate = Rate(config.train.batch_size, Ledger(lambda *_, **__: None))
         broken = Broken(source, config.data.broken_share, EvalView.of(config.data), lambda _: None)
         batches = train_batches(

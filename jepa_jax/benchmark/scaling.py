@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from jepa_jax.benchmark.contender import start_all, take_turns
+from jepa_jax.benchmark.contender import OutOfMemory, start_all, take_turns
 from jepa_jax.benchmark.step import our_contender
 from jepa_jax.benchmark.step_report import median
 from jepa_jax.config import architecture, grid
@@ -28,20 +28,29 @@ def measure(
         CPU is split.
 
     Returns:
-      A row for each size: "over", "size", and those of `jepa_jax.benchmark.step`.
+      A row for each size for which there is memory: "over", "size", and those of
+      `jepa_jax.benchmark.step`.
+
+    Raises:
+      UserError: if one fails, or if no two sizes fit.
     """
-    contenders, sizes = [], {}
-    for factor in FACTORS:
-        name = f"{over}_{factor}"
-        grown, sizes[name] = _grown(config, over, factor)
-        devices = factor if over == "devices" else None
-        contenders.append(our_contender(name, grown, folder, devices))
+    contenders, rows = [], {}
     with ExitStack() as running:
-        for each in contenders:
+        for factor in FACTORS:
+            grown, size = _grown(config, over, factor)
+            devices = factor if over == "devices" else None
+            each = our_contender(f"{over}_{factor}", grown, folder, devices)
             running.callback(each.stop)
-        rows = start_all(contenders)
+            try:
+                (row,) = start_all([each]).values()
+            except OutOfMemory:
+                if len(rows) < 2:
+                    raise
+                break
+            contenders.append(each)
+            rows[each.name] = {"over": over, "size": size, **row}
         take_turns(contenders, rows, steps=steps, rounds=rounds)
-    return [{"over": over, "size": sizes[name], **row} for name, row in rows.items()]
+    return list(rows.values())
 
 
 def _grown(config: ConfigDict, over: str, factor: int) -> tuple[ConfigDict, int]:
@@ -79,7 +88,7 @@ def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """A table, and the exponents."""
+    """A table, and the exponents; larger sizes than those of the rows did not fit."""
     table = Table(rows[0]["over"], "step, ms", "lowest–highest", "images/s", "GFLOP/s")
     for row in rows:
         seconds = [each["step_seconds"] for each in row["rounds"]]
@@ -93,6 +102,8 @@ def report(rows: list[dict[str, Any]]) -> None:
         )
     console = Console()
     console.print(table)
+    if len(rows) < len(FACTORS):
+        console.print("for larger ones memory is too small")
     found = exponents(rows)
     console.print(
         f"a step takes time ∝ {rows[0]['over']}^{found['seconds']:z.2f};"

@@ -76,7 +76,10 @@ def compare(
             check_same(rows[OURS], rows[each.name])
         check_unchanged(before, list(rows.values()))
         take_turns([ours, *peers], rows, steps=steps, rounds=rounds)
-        rows[OURS]["input"] = ours.ask("input", INPUT_STEPS)
+        try:
+            rows[OURS]["input"] = ours.ask("input", INPUT_STEPS)
+        except UserError as error:  # the rounds are worth telling without
+            rows[OURS]["input"] = {"missing": str(error)}
     return list(rows.values())
 
 
