@@ -228,6 +228,12 @@ def test_what_the_peer_does_not_do_is_not_compared(tmp_path, key, value):
         step.peer_contender("plain", changed(tiny(), {key: value}), tmp_path)
 
 
+def test_no_program_of_the_peer_outlives_the_benchmark(tmp_path):
+    environment = step.peer_contender("best", tiny(), tmp_path)._environment
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert environment[name].startswith(str(tmp_path))
+
+
 # A contender that goes through so many rounds.
 SPEAKS = """
 import json, sys

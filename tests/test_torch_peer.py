@@ -9,7 +9,7 @@ from tests.test_reference import FIXTURES
 
 torch = pytest.importorskip("torch", reason="needs jepa_jax[interop]")
 
-from tests.peers.torch_ijepa import Batch, Sizes, Trainer  # noqa: E402
+from tests.peers.torch_ijepa import Batch, Sizes, Trainer, normalised  # noqa: E402
 
 NETWORKS = ("encoder", "predictor", "target_encoder")
 
@@ -71,6 +71,14 @@ def batch(recorded, step: int) -> Batch:
         for name in ("images", "context", "targets")
     )
     return Batch(images.permute(0, 3, 1, 2).contiguous(), context.long(), targets.long())
+
+
+def test_bytes_are_normalised_in_the_step(recorded):
+    found, trainer = batch(recorded, 0), Trainer(sizes(recorded), best=True)
+    pixels = torch.randint(256, found.images.shape, dtype=torch.uint8)
+    sent, beforehand = (found._replace(images=x) for x in (pixels, normalised(pixels)))
+    assert torch.equal(trainer.loss(sent), trainer.loss(beforehand))
+    assert normalised(pixels).std() == pytest.approx(1, rel=0.02)
 
 
 def test_losses_of_twelve_steps(trained, recorded):

@@ -51,8 +51,9 @@ def compare(
 
     The peer gets the same shapes: images of the same size, as many context patches, and targets
     padded to the same length. It attends to the padding and counts it in the loss, which ours
-    leaves out after having computed it. Its images come normalised, as its loader's workers would
-    make them, and its masks are those of one batch; ours are normalised and drawn in each step.
+    leaves out after having computed it. Its masks are those of one batch; ours are drawn in each
+    step. The images of "torch plain" come normalised, as its loader's workers would make them; ours
+    and those of "torch best" come as bytes and are normalised in the step.
 
     Args:
       folder: for what the contenders are told.
@@ -122,13 +123,19 @@ def peer_contender(
         if differing(config).get(key, value) != value:
             raise UserError(f"--peer=torch does no other work than {key}={value}: leave one out")
     name = f"torch {style}"
+    # Compiled anew in each benchmark, as ours is, and once for all rounds.
+    programs = {
+        variable: str(folder / f"{variable}_{style}")
+        for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    }
     setup, drawn = folder / f"{name}.json", folder / f"{name}.npz"
     setup.write_text(json.dumps({"sizes": _sizes(config), "dtype": config.model.dtype}))
     jax.config.update("jax_platforms", "cpu")  # the accelerator is the contenders'
     size, draws = config.train.batch_size, config.train.draws
     batch = masks.sample(jax.random.key(0), mask_spec(config), size, draws=draws)
     np.savez(drawn, **batch._asdict())
-    return Contender(name, [sys.executable, str(PEER), str(setup), str(drawn), style], environment)
+    command = [sys.executable, str(PEER), str(setup), str(drawn), style]
+    return Contender(name, command, programs | dict(environment or {}))
 
 
 def _sizes(config: ConfigDict) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from jepa_jax.models.positions import sincos_2d
 
 LAYER_NORM_EPS = 1e-6
+MEAN, DEVIATION = 127.5, 73.9  # of random bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Sizes:
 
 
 class Batch(NamedTuple):
-    images: Tensor  # (B, C, Y, X) float32, normalised
+    images: Tensor  # (B, C, Y, X) float32, normalised; or uint8
     context: Tensor  # (B, K) int64, patch indices in raster order
     targets: Tensor  # (B, M, P) int64
 
@@ -134,6 +135,11 @@ class Predictor(nn.Module):
         return self.predictor_proj(x[:, -patches:]).unflatten(0, (-1, blocks))
 
 
+def normalised(images: Tensor) -> Tensor:
+    """uint8 -> float32; floats pass as they are."""
+    return images if images.is_floating_point() else (images.float() - MEAN) / DEVIATION
+
+
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Of x (B, N, D) the patches `index` (B, K)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
@@ -169,12 +175,13 @@ class Trainer:
         self._loss = torch.compile(self.loss, dynamic=False) if compiled else self.loss
 
     def loss(self, batch: Batch) -> Tensor:
+        images = normalised(batch.images)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             with torch.no_grad():
-                features = self.target(batch.images)
+                features = self.target(images)
                 features = F.layer_norm(features, features.shape[-1:])
                 wanted = take(features, batch.targets.flatten(1))
-            context = self.encoder(batch.images, batch.context)
+            context = self.encoder(images, batch.context)
             found = self.predictor(context, batch.context, batch.targets)
         return F.smooth_l1_loss(found, wanted.view_as(found))
 

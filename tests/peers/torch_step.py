@@ -2,7 +2,8 @@
 
     python torch_step.py SETUP.json MASKS.npz plain|best
 
-Its images are normalised beforehand and its masks drawn, as its loader's workers would.
+Its masks are drawn beforehand, as its loader's workers would. So are the images of "plain"
+normalised; "best" gets bytes, a fourth to send, and normalises them on the device.
 """
 
 import json
@@ -17,7 +18,7 @@ from jepa_jax.benchmark.contender import largest_memory, serve, time_steps
 
 # Not as tests.peers: the file is run by its path.
 sys.path[:0] = [str(pathlib.Path(__file__).parent)]
-from torch_ijepa import Batch, Sizes, Trainer  # noqa: E402
+from torch_ijepa import Batch, Sizes, Trainer, normalised  # noqa: E402
 
 SCHEDULE = {"learning_rate": 1e-4, "weight_decay": 0.04, "momentum": 0.996}
 
@@ -30,8 +31,10 @@ class Training:
         sizes = Sizes(**setup["sizes"] | {"grid": tuple(setup["sizes"]["grid"])})
         rows, columns = (side * sizes.patch_size for side in sizes.grid)
         torch.manual_seed(0)
+        size = len(masks["context"]), sizes.channels, rows, columns
+        images = torch.randint(256, size, dtype=torch.uint8)
         self._host = Batch(
-            torch.randn(len(masks["context"]), sizes.channels, rows, columns),
+            images if best else normalised(images),
             *(torch.from_numpy(masks[name].astype(np.int64)) for name in ("context", "targets")),
         )
         if self._device == "cuda":
