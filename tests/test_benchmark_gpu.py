@@ -211,6 +211,23 @@ def test_if_none_of_ours_runs_it_says_why(tmp_path, monkeypatch):
         gpu.measure("tiny", tiny(), tmp_path, tmp_path / "out.jsonl", **ALONE)
 
 
+def test_a_cpu_is_not_measured(tmp_path, monkeypatch):
+    cpu = SimpleNamespace(start=lambda: {"device": "cpu"}, ask=None, stop=lambda: None)
+    monkeypatch.setattr(gpu, "our_contender", lambda *_, **__: cpu)
+    with pytest.raises(UserError, match=r"sees no GPU: JAX needs pip install -e '\.\[cuda\]'"):
+        gpu.measure("tiny", tiny(), tmp_path, tmp_path / "out.jsonl", **ALONE)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [(None, "0"), ("3", "3"), ("2,3", "2"), ("GPU-8932f937", "GPU-8932f937")]
+)
+def test_it_takes_the_gpu_that_it_is_given(given: str | None, used: str, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert gpu.one_gpu()["CUDA_VISIBLE_DEVICES"] == used
+
+
 @pytest.mark.parametrize(
     ("more", "trials"), [({"rounds": 3}, 1), ({"steps": 2}, 2), ({"steps": 2, "rounds": 1}, 2)]
 )
@@ -278,14 +295,12 @@ def test_another_device_is_another_file(found, monkeypatch):
 
 def test_a_peer_on_another_device_leaves_ours(sides, tmp_path, monkeypatch):
     run = gpu._run
-    cpu = {"device": "cpu", "rounds": [{"step_seconds": 1.0}]}
+    cpu = {"device": "cpu"}
     monkeypatch.setattr(gpu, "_run", lambda each, n: cpu if "torch" in each.name else run(each, n))
     rows = gpu.measure("tiny", tiny(), tmp_path, tmp_path / "out.jsonl", **SIZES)
     assert len(gpu.best_of(rows, "tiny", tiny())) == 1
     plain, _ = gpu.failures(rows, "tiny", tiny())
-    assert plain["failed"].startswith(
-        "torch plain runs on cpu, jepa_jax, remat=none ran on made up"
-    )
+    assert plain["failed"].startswith("torch plain sees no GPU")
 
 
 def test_shares_of_the_peaks():

@@ -1,6 +1,7 @@
 """Recipes on one GPU: ours and PyTorch's steps, each at the batch with which it is fastest."""
 
 import math
+import os
 import pathlib
 from collections.abc import Callable
 from importlib import metadata
@@ -29,7 +30,6 @@ WORTH_IT = 1.02  # times as fast a doubled batch has to be, to be doubled once m
 TRIED = ("train.batch_size", "train.accumulate", "model.remat")  # whatever the recipe says
 REMATS = ("none", "dots")  # of ours: the larger batch, or nothing computed twice
 COARSE = f"{OURS}, coarser"  # by `COARSER`
-ONE_GPU = {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 
 Row = dict[str, Any]
 
@@ -68,8 +68,8 @@ def measure(
       settings in `out` are among them.
 
     Raises:
-      UserError: if none of ours runs, or on another device than before; or if a peer does other
-        work.
+      UserError: if none of ours runs, or on a CPU or another device than before; or if a peer does
+        other work.
     """
     lines = JsonLines(epath.Path(out), what=str, recipe=str, contender=str)
     sides, shared = _sides(config, folder, peer, coarser), key_of(recipe, config)
@@ -81,7 +81,7 @@ def measure(
     def run(side: str, batch: int) -> Row:
         asked = key(side, batch) | {"steps": steps}
         row = asked | _run(sides[side](batch), steps)
-        problem = _other_device(row, lines.rows())
+        problem = _wrong_device(row, lines.rows())
         if problem and _is_ours(row):
             raise UserError(problem)
         return asked | {"failed": problem} if problem else row
@@ -191,15 +191,17 @@ def _sides(
     def sized(batch: int, **changes: str) -> ConfigDict:
         return changed(config, {"train.batch_size": batch, "train.accumulate": 1, **changes})
 
+    environment = one_gpu()
+
     def ours(name: str, remat: str, **changes: str) -> Callable[[int], Contender]:
         def make(batch: int) -> Contender:
             own = sized(batch, **{"model.remat": remat}, **changes)
-            return our_contender(name, own, folder, environment=ONE_GPU)
+            return our_contender(name, own, folder, environment=environment)
 
         return make
 
     def theirs(style: str) -> Callable[[int], Contender]:
-        return lambda batch: peer_contender(style, sized(batch), folder, ONE_GPU)
+        return lambda batch: peer_contender(style, sized(batch), folder, environment)
 
     sides = {_name(remat): ours(_name(remat), remat) for remat in REMATS}
     if coarser:
@@ -207,14 +209,22 @@ def _sides(
     return sides | {f"torch {style}": theirs(style) for style in STYLES if peer}
 
 
+def one_gpu() -> dict[str, str]:
+    """Variables of a process for one GPU, the first of those that are to be used, and all of it."""
+    first, *_ = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+    return {"CUDA_VISIBLE_DEVICES": first, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
+
+
 def _name(remat: str) -> str:
     return f"{OURS}, remat={remat}"
 
 
 def _run(contender: Contender, steps: int) -> Row:
-    """What it is about, with one round; or why not."""
+    """What it is about, with one round; on a CPU, which is not meant, without; or why not."""
     try:
         about = contender.start()
+        if about["device"] == "cpu":
+            return about
         contender.ask("steps", WARM_UP)
         return about | {"rounds": [contender.ask("steps", steps)]}
     except OutOfMemory:
@@ -229,13 +239,17 @@ def _replace(lines: JsonLines, old: list[Row], new: list[Row]) -> None:
     lines.change(lambda rows: [*(row for row in rows if row not in old), *new])
 
 
-def _other_device(row: Row, earlier: list[Row]) -> str | None:
-    """What is wrong with a row that is of another device than those before."""
+def _wrong_device(row: Row, earlier: list[Row]) -> str | None:
+    """What is wrong with a row that is of a CPU, or of another device than those before."""
+    if row.get("device") == "cpu":
+        return (
+            f"{row['contender']} sees no GPU: JAX needs pip install -e '.[cuda]', torch a build"
+            " with CUDA, and CUDA_VISIBLE_DEVICES must not hide it"
+        )
     for other in earlier:
         if {"device"} <= row.keys() & other.keys() and row["device"] != other["device"]:
             return (
                 f"{row['contender']} runs on {row['device']}, {other['contender']} ran on"
-                f" {other['device']}: take another --out for another device, and a torch that"
-                " sees the GPU"
+                f" {other['device']}: take another --out for another device"
             )
     return None
