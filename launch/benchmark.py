@@ -1,7 +1,9 @@
 """Measures how fast things are, next to peers on the same machine.
 
-    python launch/benchmark.py step --config=configs/vitb16.py --peer=torch --out=step.jsonl
-    python launch/benchmark.py step --config=configs/vitb16.py --compare=step.jsonl
+    python launch/benchmark.py step --config=configs/vitb16.py --config.train.batch_size=256 \\
+      --peer=torch --out=step.jsonl
+    python launch/benchmark.py step --config=configs/vitb16.py --config.train.batch_size=256 \\
+      --compare=step.jsonl
     python launch/benchmark.py scaling --config=configs/digits.py --over=tokens
     python launch/benchmark.py attention --config=configs/vitb16.py --shape=8,196,12,768
     python launch/benchmark.py masks --config=configs/vitl16.py

@@ -204,6 +204,15 @@ def test_other_work_is_refused_before_it_is_measured(tmp_path, monkeypatch):
         step.compare(tiny(), tmp_path, steps=1, rounds=1, peer=False, before=[ROW])
 
 
+def test_a_peer_beside_several_devices_is_refused_before_it_starts(tmp_path, monkeypatch):
+    peer = SimpleNamespace(name="torch", start=None, stop=lambda: None)
+    ours = SimpleNamespace(name=step.OURS, start=ROW.copy, stop=lambda: None)
+    monkeypatch.setattr(step, "our_contender", lambda *_: ours)
+    monkeypatch.setattr(step, "peer_contender", lambda *_: peer)
+    with pytest.raises(UserError, match=r"ours on 4: .*CUDA_VISIBLE_DEVICES=0"):
+        step.compare(tiny(), tmp_path, steps=1, rounds=1, peer=True)
+
+
 def test_coarser_numbers_are_told(capsys):
     row = ROW | {"contender": "ours", "compile_seconds": 1.0, "start_seconds": 2.0}
     step_report.report_change([row], [row | {"coarser": {"model.residual": "bfloat16"}}])

@@ -72,8 +72,14 @@ def compare(
     with ExitStack() as running:
         for each in (ours, *peers):
             running.callback(each.stop)
-        rows = start_all([ours, *peers])
+        rows = start_all([ours])
+        if peers and (devices := rows[OURS]["devices"]) > 1:
+            raise UserError(
+                f"--peer=torch runs on one device, ours on {devices}: show both but one, such as by"
+                " CUDA_VISIBLE_DEVICES=0"
+            )
         for each in peers:
+            rows |= start_all([each])
             check_same(rows[OURS], rows[each.name])
         check_unchanged(before, list(rows.values()))
         take_turns([ours, *peers], rows, steps=steps, rounds=rounds)
