@@ -1,5 +1,8 @@
 """Our FLOPs against the products in the traced step and against XLA's own count."""
 
+import re
+import runpy
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from jepa_jax.config import defaults
 from jepa_jax.models import layers, transformer
 from jepa_jax.parallel.sharding import make_mesh
 from jepa_jax.training.setup import build_model
+from tests.commands import ROOT
 
 
 def recipe(**model) -> ConfigDict:
@@ -93,3 +97,14 @@ def test_xla_counts_little_more():
     config = recipe(unroll=2)
     step = jax.jit(ijepa.train_step, static_argnums=0).lower(*lowered(config)).compile()
     assert 1.0 < step.cost_analysis()["flops"] / flops.step_flops(config) < 1.1
+
+
+def test_the_table_of_recipes_is_up_to_date():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.,]+) ((?:\| \d+ % ){3})\|$", text, re.MULTILINE)
+    assert len(rows) == 7
+    for recipe, gigaflops, shares in rows:
+        config = runpy.run_path(f"{ROOT}/configs/{recipe}.py")["get_config"]()
+        parts = flops.flops_by_part(config).values()
+        assert float(gigaflops.replace(",", "")) == pytest.approx(sum(parts) / 1e9, rel=0.02)
+        assert re.findall(r"\d+", shares) == [f"{100 * part / sum(parts):.0f}" for part in parts]
