@@ -11,6 +11,7 @@ from PIL import Image
 
 from jepa_jax import cli
 from jepa_jax.config import changed
+from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.study import run as study_run
@@ -20,6 +21,7 @@ from jepa_jax.study.run import run_study, share
 from jepa_jax.study.summary import Found, collect, summarize, table
 from jepa_jax.training.changes import differing
 from tests.commands import ROOT, launch, refused
+from tests.snippets import blocks
 from tests.tiny import tiny
 
 STUDY = str(ROOT / "configs/studies/small_images.py")
@@ -94,6 +96,16 @@ def test_what_is_wrong_is_told_before_anything_runs(factors, only, message):
 def test_a_study_without_held_out_images_is_told_before_anything_runs():
     with pytest.raises(UserError, match=r"compares by probes: name .* data\.test_split"):
         plan(changed(recipe(), {"data.test_split": ""}), FACTORS)
+
+
+def test_the_study_of_the_page_has_images_for_its_batches(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    [page] = (b.text for b in blocks(ROOT / "docs/studies.md") if "def get_factors" in b.text)
+    exec(page, names := {})
+    config = names["get_config"]()
+    images = len(open_source(config.data, config.data.train_split))
+    runs = plan(config, names["get_factors"](config))
+    assert max(run.config.train.batch_size for run in runs) <= images
 
 
 def test_what_is_recorded_is_found_whichever_command_trained_it():
