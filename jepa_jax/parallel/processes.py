@@ -70,7 +70,7 @@ def start(
     try:
         jax.distributed.initialize(
             *given,
-            local_device_ids=_all_of_node(),
+            local_device_ids=_own_gpus(),
             initialization_timeout=start_seconds + 60,  # when it would abort, with a stack trace
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
@@ -91,11 +91,18 @@ def _not_all_came(seconds: float) -> None:
     os._exit(HUNG)
 
 
-def _all_of_node() -> list[int] | None:
-    """The GPUs of the node, where SLURM runs one task on each; JAX would take the first alone."""
-    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
-    gpus = os.environ.get("SLURM_GPUS_ON_NODE", "")
-    return list(range(int(gpus))) if tasks == "1" and gpus.isdigit() else None
+def _own_gpus() -> list[int] | None:
+    """Which of the GPUs that it sees a process takes: [] is all of them, None is JAX's choice.
+
+    That is one, by the process's rank on its node: right where all see all GPUs of the node. It is
+    wrong for the only process of a node, and where each sees one (SLURM's --gpus-per-task=1).
+    """
+    here = (
+        os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
+        or os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
+    )
+    sees_one = "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
+    return [] if here == "1" or (here and sees_one) else None
 
 
 def is_first() -> bool:
