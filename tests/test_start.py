@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import pytest
 
+from jepa_jax.errors import UserError
 from jepa_jax.parallel import processes
 
 LAUNCHERS = ("SLURM_", "OMPI_", "PMI_", "CUDA_VISIBLE_DEVICES")
@@ -37,6 +38,7 @@ def joined(monkeypatch) -> list[dict[str, Any]]:
         ({"SLURM_STEP_TASKS_PER_NODE": "4"}, None),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "SLURM_STEP_TASKS_PER_NODE": "1"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, [2]),
         ({}, None),
     ],
 )
@@ -44,3 +46,41 @@ def test_gpus_of_a_process(environment, joined, variables: dict[str, str], gpus:
     environment(variables)
     processes.start("host:1234", 8, 3)
     assert joined[0]["local_device_ids"] == gpus
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """As JAX finds no other processes."""
+
+    def initialize(*_, **words):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+
+
+@pytest.mark.parametrize("size", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_one_of_several_does_not_train_alone(environment, nobody, size: str):
+    environment({size: "4", "SLURM_NTASKS": "2"})
+    with pytest.raises(UserError, match=r"one of 4 processes, .*: give --coordinator, "):
+        processes.start()
+
+
+@pytest.mark.parametrize("variables", [{}, {"SLURM_NTASKS": "4"}, {"PMI_SIZE": "1"}])
+def test_one_that_no_launcher_has_started_is_alone(environment, nobody, variables: dict[str, str]):
+    """SLURM_NTASKS is also set in an allocation, outside of srun."""
+    environment(variables)
+    processes.start()
+
+
+@pytest.mark.parametrize(
+    ("variables", "looks"),
+    [
+        ({"SLURM_NTASKS": "1"}, 0),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "SLURM_NTASKS": "2"}, 0),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_NTASKS": "1"}, 1),
+    ],
+)
+def test_the_only_one_looks_for_no_others(environment, joined, variables, looks: int):
+    environment(variables)
+    processes.start()
+    assert len(joined) == looks

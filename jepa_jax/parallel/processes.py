@@ -40,7 +40,8 @@ def start(
     """Joins the processes of one run, if there are several; before anything asks for devices.
 
     Without the first three arguments, JAX finds out by itself on Cloud TPU, on GKE, under SLURM's
-    srun and under Open MPI's mpirun; elsewhere this process is alone.
+    srun and under Open MPI's mpirun; elsewhere this process is alone, unless another mpirun says
+    that it is not.
 
     Args:
       coordinator: HOST:PORT at which process 0 can be reached.
@@ -50,7 +51,7 @@ def start(
       heartbeat_seconds: after which one that is silent counts as dead, and ends the others.
 
     Raises:
-      UserError: if the arguments do not say all, or the others do not come up.
+      UserError: if the arguments do not say all, or the others can't be found or do not come up.
     """
     given = [coordinator or None, processes, process]
     if any(value is not None for value in given):
@@ -60,8 +61,8 @@ def start(
             raise UserError(f"--coordinator={coordinator} is not HOST:PORT")
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be one of 0 to {processes - 1}")
-    elif "1" in (os.environ.get("SLURM_NTASKS"), os.environ.get("OMPI_COMM_WORLD_SIZE")):
-        return
+    elif (os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("SLURM_NTASKS")) == "1":
+        return  # mpirun's word counts: SLURM's may be of its helpers, one a node
     # It catches SIGTERM and tells nobody; one that comes before the loop listens must end the run.
     jax.config.update("jax_enable_preemption_service", False)
     patience = threading.Timer(start_seconds, _not_all_came, [start_seconds])
@@ -77,6 +78,13 @@ def start(
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise UserError(f"the other processes cannot be found: {error}") from error
+        launched = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("PMI_SIZE") or "1"
+        if launched != "1":  # by Open MPI 5, or another MPI
+            raise UserError(
+                f"started as one of {launched} processes, which cannot find each other: give"
+                " --coordinator, --processes and --process (under Open MPI 5 not needed with"
+                " JAX 0.12 and mpi4py)"
+            ) from error
     finally:
         patience.cancel()
 
@@ -95,14 +103,18 @@ def _own_gpus() -> list[int] | None:
     """Which of the GPUs that it sees a process takes: [] is all of them, None is JAX's choice.
 
     That is one, by the process's rank on its node: right where all see all GPUs of the node. It is
-    wrong for the only process of a node, and where each sees one (SLURM's --gpus-per-task=1).
+    wrong for the only process of a node, and where each sees one (SLURM's --gpus-per-task=1). Of
+    Open MPI 5 JAX doesn't know the rank, or only with mpi4py.
     """
     here = (
         os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
         or os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
     )
     sees_one = "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
-    return [] if here == "1" or (here and sees_one) else None
+    if here == "1" or (here and sees_one):
+        return []
+    rank = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK")
+    return [int(rank)] if rank else None
 
 
 def is_first() -> bool:
