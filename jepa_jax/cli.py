@@ -26,7 +26,9 @@ def process_flags() -> Callable[[], contextlib.AbstractContextManager[None]]:
     coordinator = flags.DEFINE_string(
         "coordinator", "", "HOST:PORT of process 0 of several, where JAX can't find them by itself."
     )
-    processes = flags.DEFINE_integer("processes", None, "How many there are, with --coordinator.")
+    processes = flags.DEFINE_integer(
+        "processes", None, "How many there are, with --coordinator; 1 needs none."
+    )
     process = flags.DEFINE_integer("process", None, "Which one it is, from 0, with --coordinator.")
     start = flags.DEFINE_integer("start_seconds", 300, "How long to wait for the others.", 1)
     heartbeat = flags.DEFINE_integer(

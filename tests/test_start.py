@@ -1,6 +1,7 @@
 """How `processes.start` calls JAX, and what it answers where that fails. Nothing is joined."""
 
 import os
+import socket
 from typing import Any
 
 import jax
@@ -84,3 +85,29 @@ def test_the_only_one_looks_for_no_others(environment, joined, variables, looks:
     environment(variables)
     processes.start()
     assert len(joined) == looks
+
+
+def test_one_that_says_so_looks_for_no_others(environment, joined):
+    environment({"SLURM_NTASKS": "4"})
+    processes.start(processes=1)
+    assert not joined
+
+
+def test_what_a_cluster_refuses_is_one_line(environment, monkeypatch):
+    def initialize(*_, **words):
+        raise RuntimeError("Kubernetes API Error: 403 - Forbidden\nIt appears that the service")
+
+    environment({})
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match="or --processes=1 for one alone") as caught:
+        processes.start()
+    assert "403 - Forbidden It appears" in str(caught.value)
+
+
+def test_a_port_that_is_taken_is_named(environment, joined):
+    environment({})
+    with socket.create_server(("", 0)) as other:
+        where = f"localhost:{other.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--coordinator={where}: .*: take another"):
+            processes.start(where, 2, 0)
+    assert not joined

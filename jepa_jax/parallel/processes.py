@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -41,7 +42,7 @@ def start(
 
     Without the first three arguments, JAX finds out by itself on Cloud TPU, on GKE, under SLURM's
     srun and under Open MPI's mpirun; elsewhere this process is alone, unless another mpirun says
-    that it is not.
+    that it is not. One that is alone where JAX takes the machine for a cluster says processes=1.
 
     Args:
       coordinator: HOST:PORT at which process 0 can be reached.
@@ -54,6 +55,8 @@ def start(
       UserError: if the arguments do not say all, or the others can't be found or do not come up.
     """
     given = [coordinator or None, processes, process]
+    if given == [None, 1, None]:
+        return
     if any(value is not None for value in given):
         if None in given:
             raise UserError("--coordinator, --processes and --process go together: give all three")
@@ -61,6 +64,8 @@ def start(
             raise UserError(f"--coordinator={coordinator} is not HOST:PORT")
         if not 0 <= process < processes:
             raise UserError(f"--process={process} must be one of 0 to {processes - 1}")
+        if process == 0:
+            _check_free(coordinator)
     elif (os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("SLURM_NTASKS")) == "1":
         return  # mpirun's word counts: SLURM's may be of its helpers, one a node
     # It catches SIGTERM and tells nobody; one that comes before the loop listens must end the run.
@@ -75,9 +80,14 @@ def start(
             initialization_timeout=start_seconds + 60,  # when it would abort, with a stack trace
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter of Kubernetes, MPI and the connection
         if "coordinator_address should be defined" not in str(error):
-            raise UserError(f"the other processes cannot be found: {error}") from error
+            reason = " ".join(str(error).split())
+            ways = "give --coordinator, --processes and --process, or --processes=1 for one alone"
+            raise UserError(
+                f"the other processes cannot be found: {reason}"
+                + ("" if coordinator else f"; {ways}")
+            ) from error
         launched = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("PMI_SIZE") or "1"
         if launched != "1":  # by Open MPI 5, or another MPI
             raise UserError(
@@ -97,6 +107,17 @@ def _not_all_came(seconds: float) -> None:
         flush=True,
     )
     os._exit(HUNG)
+
+
+def _check_free(coordinator: str) -> None:
+    """JAX would answer a port that is taken with a traceback, or, from 0.12, with a crash."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--coordinator={coordinator}: process 0 cannot listen at this port: take another"
+            f" ({error})"
+        ) from error
 
 
 def _own_gpus() -> list[int] | None:
