@@ -6,15 +6,19 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 
-from jepa_jax.compilation.chips import topology_devices
+from jepa_jax.compilation.chips import local_devices, topology_devices
 from jepa_jax.compilation.collectives import Traffic, collectives
 from jepa_jax.compilation.hlo import parse
 from jepa_jax.compilation.moves import moves
+from jepa_jax.compilation.run import estimate
 from jepa_jax.compilation.search import largest
 from jepa_jax.compilation.step import Compilation
+from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
 from jepa_jax.parallel.cpu import xla_flags
 from tests.commands import launch, refused
@@ -281,3 +285,12 @@ def test_local_devices_need_no_topology():
     assert "1 × cpu" in result.stdout
     assert "whether it fits is not known" in result.stdout
     assert "TFLOP a step" in result.stdout
+    assert "no hours: the peak of cpu is not known" in result.stdout
+
+
+def test_hours_on_this_machine_s_gpus(monkeypatch):
+    gpu = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3", memory_stats=lambda: None)
+    monkeypatch.setattr(jax, "devices", lambda: [gpu] * 8)
+    devices, chip = local_devices()
+    *_, hours = estimate(defaults(), len(devices), chip, 1_281_167, 0.3)
+    assert hours.startswith("at 30% of 989 TFLOP/s: ")

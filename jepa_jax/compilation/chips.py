@@ -8,6 +8,7 @@ import re
 import jax
 from jax.experimental import topologies
 
+from jepa_jax.benchmark.peaks import sheet_peak
 from jepa_jax.errors import UserError
 
 GIB = 2**30
@@ -34,10 +35,10 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 32 * GIB, 275e12, "v4", (("chip_config_name", "megacore"),)),
-        Chip("v5e", 16 * GIB, 197e12, "v5litepod"),
-        Chip("v5p", 95 * GIB, 459e12, "v5p"),
-        Chip("v6e", 32 * GIB, 918e12, "v6e"),
+        Chip("v4", 32 * GIB, sheet_peak("TPU v4"), "v4", (("chip_config_name", "megacore"),)),
+        Chip("v5e", 16 * GIB, sheet_peak("TPU v5e"), "v5litepod"),
+        Chip("v5p", 95 * GIB, sheet_peak("TPU v5p"), "v5p"),
+        Chip("v6e", 32 * GIB, sheet_peak("TPU v6e"), "v6e"),
     )
 }
 
@@ -81,4 +82,5 @@ def local_devices() -> tuple[list, Chip]:
     """This machine's devices, whose memory the backend tells if it knows."""
     devices = jax.devices()
     memory = (devices[0].memory_stats() or {}).get("bytes_limit")
-    return devices, Chip(devices[0].device_kind, memory)
+    kind = devices[0].device_kind
+    return devices, Chip(kind, memory, sheet_peak(kind))

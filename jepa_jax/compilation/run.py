@@ -126,7 +126,7 @@ def moves_table(compiled: Compilation) -> Table:
 
 
 def estimate(config: ConfigDict, chips: int, chip: Chip, images: int, mfu: float) -> list[str]:
-    """FLOPs of a step, and hours of the recipe where the chip's peak is known."""
+    """FLOPs of a step, and hours of the recipe; or that the chip's peak is not known."""
     flops = step_flops(config)
     steps = total_steps(config, images // config.train.batch_size)
     parts = flops_by_part(config)
@@ -142,4 +142,6 @@ def estimate(config: ConfigDict, chips: int, chip: Chip, images: int, mfu: float
             f" {hours * chips:,.0f} chip-hours for {config.train.epochs:g} epochs of"
             f" {images:,} images"
         )
+    else:
+        lines.append(f"no hours: the peak of {chip.name} is not known; that of a --topology is")
     return lines
