@@ -4,7 +4,7 @@
     python launch/compile.py --config=configs/vith14.py --topology=v6e:16x16 --search
 
 Memory of a chip by kind and whether it fits, collectives, FLOPs and, at a stated share of the
-chips' peak (--mfu), hours. --config.KEY=VALUE changes a setting, such as --config.mesh.fsdp=256.
+chips' peak (--mfu), hours. --config.KEY=VALUE changes a setting, such as --config.mesh.fsdp=16.
 Exit codes: 0 fits, or it is not known what memory there is; 1 does not fit, 2 wrong input.
 """
 

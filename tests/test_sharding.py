@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -61,6 +62,11 @@ def test_moments_lie_with_their_parameters(shapes):
 def test_a_mesh_that_does_not_divide_is_named(shapes):
     with pytest.raises(UserError, match=r"kernel .* does not split into mesh.tensor=5"):
         sharding.tree_sharding(shapes, mesh(1, 1, 5))
+
+
+def test_the_mesh_that_compile_s_help_names_divides(shapes):
+    example = re.search(r"--config\.mesh\.fsdp=(\d+)", (ROOT / "launch/compile.py").read_text())
+    sharding.tree_sharding(shapes, mesh(1, int(example[1]), 1))
 
 
 def test_too_much_that_is_not_split_stops_the_run():
@@ -127,6 +133,7 @@ import json, sys
 from tests.test_train import tiny, rows
 from jepa_jax.training.loop import train
 import pathlib
+import re
 folder = pathlib.Path(sys.argv[1])
 config = tiny()
 config.data.test_split = ""
