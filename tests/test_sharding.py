@@ -64,6 +64,14 @@ def test_a_mesh_that_does_not_divide_is_named(shapes):
         sharding.tree_sharding(shapes, mesh(1, 1, 5))
 
 
+def test_pixels_that_fsdp_does_not_divide_are_split_by_rows():
+    shape = {"predictor": {"output": {"kernel": jax.ShapeDtypeStruct((384, 588), "float32")}}}
+    (place,) = jax.tree.leaves(sharding.tree_sharding(shape, mesh(1, 16, 1)))
+    assert place.shard_shape((384, 588)) == (24, 588)
+    (place,) = jax.tree.leaves(sharding.tree_sharding(shape, mesh(1, 4, 1)))
+    assert place.shard_shape((384, 588)) == (384, 147)
+
+
 def test_the_mesh_that_compile_s_help_names_divides(shapes):
     example = re.search(r"--config\.mesh\.fsdp=(\d+)", (ROOT / "launch/compile.py").read_text())
     sharding.tree_sharding(shapes, mesh(1, int(example[1]), 1))

@@ -19,6 +19,7 @@ BATCH = P(DATA_AXES)
 
 # The first pattern found in a leaf's path decides; blocks have a leading depth axis. Optimizer
 # moments have the paths of their parameters at the end of their own. What no rule names is small.
+# Of two specs the first that divides the shape is taken.
 RULES = (
     (r"attention/qkv/kernel$", P(None, "fsdp", "tensor", None, None)),
     (r"attention/qkv/bias$", P(None, "tensor", None, None)),
@@ -28,7 +29,7 @@ RULES = (
     (r"mlp/output/kernel$", P(None, "tensor", "fsdp")),
     (r"patch_embed/kernel$", P(None, "fsdp")),
     (r"/embed/kernel$", P("fsdp", None)),
-    (r"/output/kernel$", P(None, "fsdp")),
+    (r"/output/kernel$", P(None, "fsdp"), P("fsdp", None)),  # the 588 pixels of a patch of 14
 )
 
 
@@ -97,11 +98,20 @@ def tree_sharding(tree: Any, mesh: Mesh) -> Any:
 
 def _leaf_sharding(path: tuple, leaf: Any, mesh: Mesh) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    spec = next((spec for pattern, spec in RULES if re.search(pattern, name)), P())
-    for size, axis in zip(leaf.shape, spec, strict=False):
+    specs = next((specs for pattern, *specs in RULES if re.search(pattern, name)), [P()])
+    misfits = [_misfit(leaf.shape, spec, mesh) for spec in specs]
+    if None not in misfits:
+        size, axis = misfits[0]
+        raise UserError(
+            f"{name} {leaf.shape} does not split into mesh.{axis}={mesh.shape[axis]} parts:"
+            f" take a size that divides {size}"
+        )
+    return NamedSharding(mesh, specs[misfits.index(None)])
+
+
+def _misfit(shape: tuple[int, ...], spec: P, mesh: Mesh) -> tuple[int, str] | None:
+    """The first size that its part of the mesh does not divide, and the axis it is split along."""
+    for size, axis in zip(shape, spec, strict=False):
         if axis is not None and size % mesh.shape[axis]:
-            raise UserError(
-                f"{name} {leaf.shape} does not split into mesh.{axis}={mesh.shape[axis]} parts:"
-                f" take a size that divides {size}"
-            )
-    return NamedSharding(mesh, spec)
+            return size, axis
+    return None
