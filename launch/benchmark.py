@@ -97,7 +97,9 @@ def main(what: str) -> None:
 
 def path_of(flag):
     """Where --FLAG=~/… is; None without it."""
-    return pathlib.Path(flag.value).expanduser() if flag.value else None
+    from jepa_jax.training.storage import local_path
+
+    return local_path(flag.value, f"--{flag.name}") if flag.value else None
 
 
 def step(config, folder):

@@ -9,7 +9,6 @@ where it stopped. Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal.
 """
 
 import os
-import pathlib
 import sys
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -48,6 +47,7 @@ def main() -> int:
     from jepa_jax.data.prepare.run import Means, prepare
     from jepa_jax.errors import UserError
     from jepa_jax.training.signals import StopWish
+    from jepa_jax.training.storage import local_path
 
     if (FROM.value is None) == (CONFIG.value is None) or not TO.value:
         raise UserError(
@@ -61,9 +61,8 @@ def main() -> int:
         data.test_split = data.test_split if "{split}" in FROM.value else ""
     splits = SPLITS.value or filter(None, (data.train_split, data.test_split))
     encoding = Encoding(SHORT_SIDE.value, FORMAT.value, QUALITY.value, CHECK.value)
-    request = Request(
-        data, pathlib.Path(TO.value), tuple(splits), encoding, HELD_OUT.value, SHARD_MB.value
-    )
+    to = local_path(TO.value, "--to")
+    request = Request(data, to, tuple(splits), encoding, HELD_OUT.value, SHARD_MB.value)
     with StopWish("stopping; again to stop at once") as stop:
         return prepare(request, Means(WORKERS.value, MAX_BROKEN.value, stop))
 

@@ -139,17 +139,16 @@ def gke() -> int:
 
 
 def slurm() -> int:
-    import pathlib
-
     from jepa_jax.submission import run
     from jepa_jax.submission.code import pinned
     from jepa_jax.submission.environment import allowed
     from jepa_jax.submission.slurm import Slurm
+    from jepa_jax.training.storage import local_path
 
     training = what()
     job = Slurm(
         name=NAME.value,
-        folder=pathlib.Path(FOLDER.value).absolute(),
+        folder=local_path(FOLDER.value, "--folder").absolute(),
         code=pinned(COMMIT.value, training.recipe),
         training=training,
         nodes=NODES.value,

@@ -140,6 +140,20 @@ def test_commands_start_through_a_link(tmp_path):
     assert "what became of a run" in result.stdout, result.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prepare", "--from=photos", "--to=gs://bucket/photos"),
+        ("benchmark", "masks", DIGITS, "--out=gs://bucket/masks.jsonl"),
+        ("submit", "slurm", DIGITS, "--workdir=run", "--name=run", "--folder=gs://bucket/run"),
+    ],
+)
+def test_what_is_written_locally_is_not_meant_for_a_bucket(words: tuple[str, ...]):
+    flag, place = words[-1].split("=")
+    wanted = f"error: {place} is in a bucket: name a local or shared place in {flag}"
+    assert refused(*words) == wanted
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is there")
 def test_a_bucket_without_its_package_is_one_line():
     told = refused("inspect", "run", "gs://bucket/run")

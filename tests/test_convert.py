@@ -44,6 +44,12 @@ def test_a_home_is_found(tmp_path, monkeypatch):
         to_reference("~/run", "~/file")
 
 
+@pytest.mark.parametrize("to", [to_huggingface, to_reference])
+def test_a_bucket_is_refused(to):
+    with pytest.raises(UserError, match="is in a bucket: name a local or shared place"):
+        to("runs/digits", "gs://bucket/out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

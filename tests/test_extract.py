@@ -148,6 +148,7 @@ def test_features_from_files_get_the_numbers_of_their_backbone(tmp_path):
 def test_what_cannot_be_extracted_is_answered_in_one_line(tmp_path):
     asked = Asked("pixels", str(tmp_path / "f.npz"), tiny())
     for change, complaint in (
+        ({"out": "gs://bucket/f.npz"}, "is in a bucket: name a local or shared place in --out"),
         ({"out": "f.txt"}, "ends on .npz or .array_record"),
         ({"checkpoint": "nothing"}, "is not there"),
         ({"config": None}, "say which images"),

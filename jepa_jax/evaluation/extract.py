@@ -1,7 +1,6 @@
 """Features of all images of a split or a folder, written to a file."""
 
 import dataclasses
-import pathlib
 import shutil
 
 import jax
@@ -19,6 +18,7 @@ from jepa_jax.evaluation.opening import How, check_names, check_recipe, open_bac
 from jepa_jax.evaluation.splits import ALL, Split
 from jepa_jax.parallel.processes import is_first, wait_for_all
 from jepa_jax.parallel.sharding import make_mesh
+from jepa_jax.training.storage import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def extract(asked: Asked) -> None:
       UserError: for whatever is wrong with what is asked.
     """
     console = new_console(quiet=not is_first())
-    out = pathlib.Path(asked.out).expanduser()
+    out = local_path(asked.out)
     check_suffix(out)
     check_names([asked.checkpoint])
     config = _config(asked)

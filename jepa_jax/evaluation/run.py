@@ -32,7 +32,7 @@ from jepa_jax.evaluation.task import Protocol, Task
 from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.parallel.processes import from_first, is_first
 from jepa_jax.parallel.sharding import make_mesh
-from jepa_jax.training.storage import is_bucket
+from jepa_jax.training.storage import local_path
 
 # (protocol, options) -> a task of one backbone, and what tells it from others
 Tasks = Callable[[Protocol, Any], tuple[Task, Any]]
@@ -262,12 +262,7 @@ def _place(data: ConfigDict, split: str, labelled: bool) -> str:
 
 
 def _out(asked: Asked) -> pathlib.Path:
-    out = asked.out or _of_a_run(asked.checkpoints)
-    if is_bucket(epath.Path(out)):
-        raise UserError(
-            f"{out} is no local folder, which features are read from: name one in --out"
-        )
-    return pathlib.Path(out).expanduser()
+    return local_path(asked.out or _of_a_run(asked.checkpoints))
 
 
 def _of_a_run(checkpoints: Sequence[str]) -> pathlib.Path:

@@ -1,6 +1,8 @@
 """Storage that fails: told from what it holds being damaged, and asked again, ever later."""
 
 import contextlib
+import os
+import pathlib
 import re
 import sys
 import time
@@ -10,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 from etils import epath
 
-from jepa_jax.errors import StorageError
+from jepa_jax.errors import StorageError, UserError
 from jepa_jax.outage import WAITS, is_outage
 from jepa_jax.parallel.processes import gather
 
@@ -124,9 +126,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def is_bucket(path: epath.Path) -> bool:
+def is_bucket(path: os.PathLike | str) -> bool:
     """Whether it is one such as gs://bucket/folder."""
     return "://" in str(path)
+
+
+def local_path(name: os.PathLike | str, flag: str = "--out") -> pathlib.Path:
+    """The place that a flag names, for what is written as local files alone.
+
+    Raises:
+      UserError: if it is in a bucket; pathlib would make a folder `gs:` of it.
+    """
+    if is_bucket(name):
+        raise UserError(f"{name} is in a bucket: name a local or shared place in {flag}")
+    return pathlib.Path(name).expanduser()
 
 
 def absolute(path: epath.Path) -> epath.Path:
