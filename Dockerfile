@@ -2,4 +2,4 @@
 FROM python:3.12-slim
 WORKDIR /jepa_jax
 COPY . .
-RUN pip install --no-cache-dir --editable '.[tpu]'
+RUN pip install --no-cache-dir --editable '.[tpu,fast]'

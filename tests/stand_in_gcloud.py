@@ -40,6 +40,7 @@ codes = json.loads((here / "scenario.json").read_text())["exit_codes"]
 sys.exit(codes[min(number, len(codes) - 1)])
 """
 UV = """#!/bin/bash
+echo "$*" >>uv_calls
 if [[ $1 == venv ]]; then mkdir -p venv/bin && cp "$STAND_IN/python" venv/bin/python; fi
 """
 PYTHON3 = """#!/bin/bash

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_jax.errors import UserError
-from jepa_jax.submission.code import Code, pinned
+from jepa_jax.submission.code import ROOT, Code, pinned
 from jepa_jax.submission.gcloud import ask
 from jepa_jax.submission.queued import QueuedResource
 from jepa_jax.submission.supervise import Supervisor
@@ -237,6 +238,26 @@ def test_a_host_that_cannot_be_set_up_is_no_wrong_input(cloud, tpu):
     broken = other(tpu, setup="bash -c 'exit 2'; true", restarts=0)
     assert cloud.supervisor().run(broken) == 1
     assert not cloud.trained
+
+
+def test_a_setup_brings_what_a_recipe_needs_more(cloud, tpu):
+    """As docs/submitting.md says it for Weights & Biases."""
+    cloud.plays(["ACTIVE"])
+    page = (ROOT / "docs" / "submitting.md").read_text()
+    [setup] = re.findall('`--setup="(tools/.*)"`', page)
+    assert cloud.supervisor().run(other(tpu, setup=setup)) == 0
+    hosts = [file.read_text() for file in cloud.folder.glob("hosts/*/jepa_jax/*/uv_calls")]
+    assert len(hosts) == 2
+    for calls in hosts:
+        *_, first, more = calls.splitlines()
+        assert first.endswith("--python venv/bin/python -e ./code[tpu,fast]")
+        assert more == "pip install --python venv/bin/python -e ./code[wandb]"
+
+
+def test_hosts_and_image_have_the_same_extras():
+    files = ROOT / "jepa_jax" / "submission" / "worker.sh", ROOT / "Dockerfile"
+    extras = [re.findall(r"\[(tpu.*)\]'", file.read_text()) for file in files]
+    assert extras == 2 * [["tpu,fast"]]
 
 
 def test_several_slices(cloud, tpu):

@@ -22,7 +22,7 @@ install() {
   rm -rf tools venv
   python3 -m pip install --quiet --target=tools uv  # brings the Python that the image may lack
   tools/bin/uv venv --quiet --python 3.12 venv
-  tools/bin/uv pip install --quiet --python venv/bin/python -e './code[tpu]'
+  tools/bin/uv pip install --quiet --python venv/bin/python -e './code[tpu,fast]'
   touch installed
 }
 
