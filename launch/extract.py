@@ -1,6 +1,6 @@
 """Features of images, into a file.
 
-    python launch/extract.py --checkpoint=runs/digits --images=photos --out=photos.npz
+    python launch/extract.py --checkpoint=runs/digits --images=photos/val --out=photos.npz
     python launch/extract.py --checkpoint=runs/digits --split=test --out=test.npz
     python launch/extract.py --checkpoint=IN1K-vit.h.14-300e.pth.tar --config=configs/vith14.py \\
         --split=val --layers=4 --out=val.array_record

@@ -124,6 +124,13 @@ def test_class_folders_give_labels(tmp_path):
     assert found.labels.tolist() == [0, 1]
 
 
+def test_splits_are_not_taken_for_classes(tmp_path):
+    photos(tmp_path / "photos", "train/1.png", "val/2.png")
+    asked = Asked("pixels", str(tmp_path / "f.npz"), tiny(), str(tmp_path / "photos"))
+    with pytest.raises(UserError, match="has no classes but splits in it: name one of them"):
+        extract(asked)
+
+
 def test_features_from_files_get_the_numbers_of_their_backbone(tmp_path):
     files = [str(tmp_path / f"{split}.npz") for split in ("train", "test")]
     for file in files:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jepa_jax.data import mixture, paths
 from jepa_jax.errors import UserError
 
+SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # no names of classes
 BY_PATH = ("npz", "folder", "array_record")  # sources of which a split is what data.path names
 
 
@@ -46,6 +47,12 @@ def _check(data: ConfigDict, splits: Sequence[str], remedy: str, where: str) -> 
         raise UserError(
             f"{where} has the split {twice[0]!r} twice: hold other images out, or {remedy}"
         )
+
+
+def check_classes(classes: Sequence[str] | None, path: str, remedy: str) -> None:
+    """Raises UserError if the class folders in a path are splits; the remedy says what to name."""
+    if classes and set(classes) <= SPLITS:
+        raise UserError(f"{path} has no classes but splits in it: {remedy}")
 
 
 class _Piece(NamedTuple):

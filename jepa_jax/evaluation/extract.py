@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jepa_jax.config import defaults
 from jepa_jax.console import new_console, say
 from jepa_jax.data.sources import Source, open_source, other_images
+from jepa_jax.data.splits import check_classes
 from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.extractor import Extractor
@@ -61,6 +62,8 @@ def extract(asked: Asked) -> None:
     check_names([asked.checkpoint])
     config = _config(asked)
     split = open_split(config.data, asked.split or config.data.train_split, asked.count)
+    if asked.images:
+        check_classes(split.classes, asked.images, "name one of them, as in --images=photos/val")
     backbone = open_backbone(asked.checkpoint, config, asked.how)
     mesh = make_mesh((jax.device_count(), 1, 1))
     parts = out.with_name(f"{out.name}.parts")

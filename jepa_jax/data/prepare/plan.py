@@ -15,11 +15,10 @@ from jepa_jax.data.prepare.encoding import Encoding
 from jepa_jax.data.prepare.request import HELD_OUT, Request
 from jepa_jax.data.reading import BLAMELESS
 from jepa_jax.data.sources import Example, Source, open_source
-from jepa_jax.data.splits import check_splits
+from jepa_jax.data.splits import check_classes, check_splits
 from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 
-SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # no names of classes
 SAMPLE = 64  # examples of a split that are looked at beforehand
 SHARDS = 16  # at least, for many workers to share and for a stop to cost little,
 SHARD_EXAMPLES = 1000  # unless they had fewer examples than these
@@ -129,11 +128,9 @@ def make_plan(request: Request) -> Plan:
         orders = {name: np.delete(orders[name], held_out), HELD_OUT: held_out}
 
     each = {source.classes for source in sources.values() if source.classes is not None}
-    if any(set(classes) <= SPLITS for classes in each):
-        raise UserError(
-            f"{request.data.path} has no classes but splits in it: give --from=WHERE/{{split}},"
-            " where WHERE has a folder or an archive for each"
-        )
+    remedy = "give --from=WHERE/{split}, where WHERE has a folder or an archive for each"
+    for classes in each:
+        check_classes(classes, request.data.path, remedy)
     classes = each.pop() if len(each) == 1 else tuple(sorted(set().union(*each))) or None
     _check_names(classes or (), request.data.path)
     number = {name: label for label, name in enumerate(classes or ())}
