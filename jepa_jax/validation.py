@@ -170,7 +170,8 @@ def _check_sources(data: ConfigDict):
     else:
         for i, part in enumerate(mixture.parts(data)):
             _check_choice(f"data.mixture[{i}].source", part.data.source, SOURCES)
-    check_splits(data, (data.train_split, data.test_split), "set test_split='' there for no probes")
+    remedy = "hold some out (data.validation=0.1), or set test_split='' there for no probes"
+    check_splits(data, (data.train_split, data.test_split), remedy)
 
 
 def _check_images(config: ConfigDict):

@@ -114,8 +114,11 @@ def test_published_recipes_keep_the_published_numbers(name: str):
             },
             "probe.every_epochs=50 below train.epochs=50, or",
         ),
-        ({"data__path": "photos"}, "has no {split}"),
-        ({"data__test_split": "train"}, "hold other images out"),
+        (
+            {"data__path": "photos"},
+            r"has no {split}.*, or hold some out \(data.validation=0.1\), or set test_split=''",
+        ),
+        ({"data__test_split": "train"}, "name another in place of one, or none"),
         ({"mesh__fsdp": 3}, "does not make 1 devices"),
         ({"seed": -1}, "seed=-1"),
         ({"optim__first_moment_dtype": "bf16"}, "the nearest is 'bfloat16'"),

@@ -20,7 +20,7 @@ def check_splits(data: ConfigDict, splits: Sequence[str], remedy: str) -> None:
 
     Args:
       data: the section of a config that names the source.
-      remedy: what to do if one of the splits is not needed.
+      remedy: what to do if there is no other split.
     """
     if data.source != "mixture":
         _check(data, splits, remedy, "data")
@@ -45,7 +45,7 @@ def _check(data: ConfigDict, splits: Sequence[str], remedy: str, where: str) -> 
         )
     if twice := [name for name, count in counts.items() if count > 1]:
         raise UserError(
-            f"{where} has the split {twice[0]!r} twice: hold other images out, or {remedy}"
+            f"{where} has the split {twice[0]!r} twice: name another in place of one, or none"
         )
 
 

@@ -64,7 +64,7 @@ def open_splits(
       UserError: if a split has no labels, the test split has a class that training lacks, or
         training has one class only; if both have the same images.
     """
-    check_splits(data, (data.train_split, data.test_split), "name another data.test_split")
+    check_splits(data, (data.train_split, data.test_split), "hold some out (data.validation=0.1)")
     train = train or open_source(data, data.train_split)
     test = open_source(data, data.test_split)
     check_overlap(data, data.train_split, data.test_split)
