@@ -20,7 +20,6 @@ from jepa_jax.compilation.search import largest
 from jepa_jax.compilation.step import Compilation
 from jepa_jax.config import defaults
 from jepa_jax.errors import UserError
-from jepa_jax.parallel.cpu import xla_flags
 from tests.commands import launch, refused
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -197,11 +196,7 @@ def traffic() -> list[dict[str, list[int]]]:
     result = subprocess.run(
         [sys.executable, "-c", CPU],
         cwd=ROOT,
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": xla_flags(4),
-        },
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"},
         capture_output=True,
         text=True,
     )

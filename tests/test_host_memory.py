@@ -14,7 +14,6 @@ import pytest
 from jepa_jax.ijepa import Batch
 from jepa_jax.masks import MaskSpec, sample
 from jepa_jax.parallel import host_memory
-from jepa_jax.parallel.cpu import xla_flags
 from jepa_jax.parallel.sharding import batch_sharding, make_mesh
 from jepa_jax.training.batches import to_devices
 
@@ -84,5 +83,5 @@ def test_what_accelerates_a_laptop_is_no_tpu(path: str, known: bool):
 
 def test_a_cpu_that_is_split_into_devices_is_left_alone(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("XLA_FLAGS", xla_flags(2))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     assert not host_memory.keep_freed_memory()

@@ -16,7 +16,6 @@ from jepa_jax import masks
 from jepa_jax.benchmark.contender import Contender, start_all, take_turns
 from jepa_jax.config import architecture, grid, mask_spec
 from jepa_jax.errors import UserError
-from jepa_jax.parallel.cpu import xla_flags
 from jepa_jax.training.changes import differing
 
 PEER = pathlib.Path(__file__).parents[2] / "tests" / "peers" / "torch_step.py"
@@ -109,7 +108,7 @@ def our_contender(
     programs = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"programs_{name}")}
     environment = programs | dict(environment or {})
     if devices:
-        environment |= {"XLA_FLAGS": xla_flags(devices), "JAX_PLATFORMS": "cpu"}
+        environment |= {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "jepa_jax.benchmark.ours", str(path)]
     return Contender(name, command, environment)
 

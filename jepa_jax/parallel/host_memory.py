@@ -36,6 +36,6 @@ def _computes_on_cpu() -> bool:
 
 
 def _is_split() -> bool:
-    """Whether the CPU is to be several devices."""
+    """Whether it is said how many devices the CPU is to be."""
     flags = os.environ.get("XLA_FLAGS", "")
-    return "host_platform_device_count" in flags or jax.config.jax_num_cpu_devices > 1
+    return "host_platform_device_count" in flags or jax.config.jax_num_cpu_devices > 0

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from jepa_jax.parallel.cpu import xla_flags
 from jepa_jax.training.jsonlines import JsonLines
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,7 +51,7 @@ class Job:
         command += [f"--start_seconds={START}", *flags]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": xla_flags(DEVICES // processes),
+            "JAX_NUM_CPU_DEVICES": str(DEVICES // processes),
             "PYTHONPATH": str(ROOT),
         }
         if cache is not None:

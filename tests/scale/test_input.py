@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from jepa_jax.parallel.cpu import xla_flags
-
 SCRIPT = pathlib.Path(__file__).with_name("run_steps.py")
 ROOT = SCRIPT.parents[2]
 DEVICES = 4
@@ -23,7 +21,7 @@ def train(workdir, processes: int, last: int) -> list[str]:
         port = free.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": xla_flags(DEVICES // processes),
+        "JAX_NUM_CPU_DEVICES": str(DEVICES // processes),
         "PYTHONPATH": str(ROOT),
     }
     started = [

@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import pytest
 
-from jepa_jax.parallel.cpu import xla_flags
 from tests.scale.ten_steps import HALF, LAST, MESHES, OTHERWISE, SAME
 
 SCRIPT = pathlib.Path(__file__).with_name("ten_steps.py")
@@ -25,7 +24,7 @@ def start(devices: int, *arguments: object) -> subprocess.Popen:
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": xla_flags(devices),
+            "JAX_NUM_CPU_DEVICES": str(devices),
             "PYTHONPATH": str(ROOT),
         },
         stdout=subprocess.PIPE,
