@@ -14,12 +14,14 @@ from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.masks import Masks
 from jepa_jax.models import transformer
 from jepa_jax.models.attention import attention
+from jepa_jax.models.vit import patchify
 from jepa_jax.visualize import checkpoint, pca
 from jepa_jax.visualize import map as maps
 from jepa_jax.visualize.attention import attention_weights
 from jepa_jax.visualize.checkpoint import PICTURES, visualize
+from jepa_jax.visualize.figures import on_image
 from jepa_jax.visualize.prediction import block_agreement
-from jepa_jax.visualize.retrieval import cut_patches, nearest, paste, retrieval_overview
+from jepa_jax.visualize.retrieval import nearest, retrieval_overview
 from jepa_jax.visualize.similarity import centred, cosine, salient
 from jepa_jax.visualize.trained import normalize, read_trained
 from tests.saving import save_run
@@ -67,7 +69,7 @@ def test_predicted_pixels_are_compared_with_pixels(tmp_path, monkeypatch):
     )
     visualize(tmp_path, ["predictions", "retrieval"], images=3, bank=9)
     images, bank = found["bank"]
-    own = cut_patches(np.repeat(images / 255, 3, axis=3), (4, 4))[..., 0].reshape(9, 16, 4)
+    own = patchify(images / 255, 2)
     np.testing.assert_allclose(bank, normalize((own - 0.3) / 0.4), atol=1e-4)
     np.testing.assert_allclose(found["usual"], bank.mean(0), atol=1e-6)
 
@@ -145,12 +147,11 @@ def test_agreement_is_one_for_the_truth_and_zero_for_the_usual():
     )
 
 
-def test_patches_are_cut_and_pasted_where_they_were():
+def test_patches_are_put_together_where_they_were():
     image = RNG.random((1, 4, 6, 3))
-    patches = cut_patches(image, (2, 3))
-    np.testing.assert_array_equal(patches[0, 4], image[0, 2:4, 2:4])
+    patches = patchify(image, 2)[0]
     np.testing.assert_array_equal(
-        paste(np.zeros((4, 6, 3)), np.arange(6), patches[0], (2, 3)), image[0]
+        on_image(np.zeros((6, 12)), np.arange(6), patches, (2, 3), 3), image[0]
     )
 
 

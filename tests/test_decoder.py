@@ -15,12 +15,13 @@ from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.masks import Masks
 from jepa_jax.visualize.decoder import flow, store
-from jepa_jax.visualize.decoder.agreement import as_image, on_image, seam
+from jepa_jax.visualize.decoder.agreement import seam
 from jepa_jax.visualize.decoder.batches import Batches
 from jepa_jax.visualize.decoder.fit import Settings, fit
 from jepa_jax.visualize.decoder.run import Asked, train_decoder
 from jepa_jax.visualize.decoder.sketches import Artist
 from jepa_jax.visualize.decoder.training import drawn_side, pixels
+from jepa_jax.visualize.figures import as_image, on_image
 from jepa_jax.visualize.trained import read_trained
 from tests.commands import refused
 from tests.saving import save_run

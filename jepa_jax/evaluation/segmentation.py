@@ -19,6 +19,7 @@ from jepa_jax.evaluation.heads import Examples, Problem, Recipe, train_heads
 from jepa_jax.evaluation.lowlevel import synthetic_images
 from jepa_jax.evaluation.splits import Split
 from jepa_jax.evaluation.task import Protocol, Result, Task
+from jepa_jax.models.vit import patchify
 
 UNLABELLED = 255  # in masks: pixels that count for nothing
 
@@ -49,9 +50,7 @@ class Pixels:
 
     def shares(self, masks: UInt8[Array, "B H W"]) -> Float[Array, "B N C"]:
         """Of each patch, how much of it is of each class."""
-        rows, columns = self.grid
-        patches = masks.reshape(-1, rows, self.side, columns, self.side).swapaxes(2, 3)
-        patches = patches.reshape(len(masks), rows * columns, -1)
+        patches = patchify(masks[..., None], self.side)
         # Class by class: masks of all classes at once would not fit into memory.
         numbers = jnp.arange(self.classes, dtype=masks.dtype)
         found = jax.lax.map(lambda number: (patches == number).mean(-1), numbers)

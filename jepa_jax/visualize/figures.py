@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -105,3 +105,25 @@ def three_channels(pixels: Float[np.ndarray, "... C"]) -> Float[np.ndarray, "...
     if pixels.shape[-1] == 3:
         return pixels
     return np.repeat(pixels.mean(-1, keepdims=True), 3, axis=-1)
+
+
+def as_image(
+    patches: Float[np.ndarray, "N F"], grid: tuple[int, int], channels: int
+) -> Float[np.ndarray, "H W C"]:
+    """Patches in raster order, put together."""
+    (rows, columns), side = grid, round((patches.shape[-1] / channels) ** 0.5)
+    cut = patches.reshape(rows, columns, side, side, channels)
+    return cut.swapaxes(1, 2).reshape(rows * side, columns * side, channels)
+
+
+def on_image(
+    real: Float[np.ndarray, "N F"],
+    index: Int[np.ndarray, "q"],
+    drawn: Float[np.ndarray, "q F"],
+    grid: tuple[int, int],
+    channels: int,
+) -> Float[np.ndarray, "H W C"]:
+    """The image of these patches, some of them as they are drawn."""
+    patches = np.array(real)
+    patches[index] = drawn
+    return as_image(patches, grid, channels)

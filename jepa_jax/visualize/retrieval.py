@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jepa_jax.masks import Masks
+from jepa_jax.models.vit import patchify
 from jepa_jax.visualize import figures
 from jepa_jax.visualize.masks import HIDDEN, context_only
 
@@ -18,30 +19,6 @@ def nearest(
     # In parts: the bank may hold a hundred thousand patches.
     parts = np.array_split(queries, max(1, len(queries) // 1024))
     return np.concatenate([(part @ unit.T).argmax(-1) for part in parts])
-
-
-def cut_patches(
-    images: Float[np.ndarray, "n H W 3"], grid: tuple[int, int]
-) -> Float[np.ndarray, "n N h w 3"]:
-    """The pixels of each patch, in raster order."""
-    (rows, columns), (n, height, width, _) = grid, images.shape
-    patches = images.reshape(n, rows, height // rows, columns, width // columns, 3)
-    return patches.swapaxes(2, 3).reshape(n, rows * columns, height // rows, width // columns, 3)
-
-
-def paste(
-    image: Float[np.ndarray, "H W 3"],
-    index: Int[np.ndarray, "q"],
-    patches: Float[np.ndarray, "q h w 3"],
-    grid: tuple[int, int],
-) -> Float[np.ndarray, "H W 3"]:
-    """The image with those patches at those places."""
-    canvas = np.array(image)
-    height, width = image.shape[0] // grid[0], image.shape[1] // grid[1]
-    for place, patch in zip(index, patches, strict=True):
-        row, column = divmod(int(place), grid[1])
-        canvas[row * height : (row + 1) * height, column * width : (column + 1) * width] = patch
-    return canvas
 
 
 def retrieval_overview(
@@ -66,8 +43,9 @@ def retrieval_overview(
     """
     pixels = figures.as_rgb(images)
     size = pixels.shape[1:3]
-    supply = cut_patches(figures.as_rgb(bank_images), grid)
-    supply = supply.reshape(-1, *supply.shape[2:])
+    side = size[0] // grid[0]
+    own, supply = (patchify(x, side) for x in (pixels, figures.as_rgb(bank_images)))
+    supply = supply.reshape(-1, supply.shape[-1])
     flat = bank.reshape(-1, bank.shape[-1])
     blocks = min(2, predicted.shape[1])
     titles = ["image", "context"]
@@ -76,15 +54,14 @@ def retrieval_overview(
     fig, axes = figures.panels(len(pixels), titles, aspect=size[0] / size[1])
     for i, row in enumerate(axes):
         context = context_only(pixels[i], masks.context[i], grid)
-        own = cut_patches(pixels[i : i + 1], grid)[0]
-        empty = np.full_like(pixels[i], HIDDEN)
+        empty = np.full_like(own[i], HIDDEN)
         figures.show(row[0], pixels[i], size)
         figures.show(row[1], context, size)
         for m in range(blocks):
             index = masks.targets[i, m, : masks.target_length[i, m]]
             found = [nearest(x[i, m, : len(index)], flat) for x in (predicted, true)]
             for axis, patches in zip(
-                row[2 + 3 * m :], (own[index], *(supply[f] for f in found)), strict=False
+                row[2 + 3 * m :], (own[i, index], *(supply[f] for f in found)), strict=False
             ):
-                figures.show(axis, paste(empty, index, patches, grid), size)
+                figures.show(axis, figures.on_image(empty, index, patches, grid, 3), size)
     figures.save(fig, path)

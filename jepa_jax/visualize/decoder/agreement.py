@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from jepa_jax.masks import Masks
 from jepa_jax.visualize.decoder.sketches import Artist
+from jepa_jax.visualize.figures import as_image, on_image
 
 BATCH = 32  # images that are drawn at once
 
@@ -85,28 +86,6 @@ def _of_block(artist, real, usual, index, own, other) -> tuple[float, ...]:
     ]
     errors = error(own.mean(0)), error(other.mean(0)), error(usual[index])
     return *errors, errors[0] < errors[1], *seams, own.std(0).mean()
-
-
-def as_image(
-    patches: Float[np.ndarray, "N F"], grid: tuple[int, int], channels: int
-) -> Float[np.ndarray, "H W C"]:
-    """Patches in raster order, put together."""
-    (rows, columns), side = grid, round((patches.shape[-1] / channels) ** 0.5)
-    cut = patches.reshape(rows, columns, side, side, channels)
-    return cut.swapaxes(1, 2).reshape(rows * side, columns * side, channels)
-
-
-def on_image(
-    real: Float[np.ndarray, "N F"],
-    index: np.ndarray,
-    drawn: Float[np.ndarray, "q F"],
-    grid: tuple[int, int],
-    channels: int,
-) -> Float[np.ndarray, "H W C"]:
-    """The image of these patches, some of them as they are drawn."""
-    patches = np.array(real)
-    patches[index] = drawn
-    return as_image(patches, grid, channels)
 
 
 def seam(image: Float[np.ndarray, "H W C"], inside: Bool[np.ndarray, "H W"]) -> np.floating:

@@ -9,7 +9,6 @@ from jaxtyping import Float, UInt8
 
 from jepa_jax.masks import Masks
 from jepa_jax.visualize import figures
-from jepa_jax.visualize.decoder.agreement import as_image, on_image
 from jepa_jax.visualize.decoder.sketches import Artist
 from jepa_jax.visualize.masks import context_only, outline
 
@@ -38,18 +37,17 @@ def sketch_overview(
     drawn = {name: each.draw(images, masks, samples, key) for name, each in artists.items()}
     shown = [(i, m) for i in range(len(images)) for m in _busiest(real[i], masks, i)]
     titles = ["image", "context", *(name for name in artists for _ in range(samples))]
-    size = as_image(real[0], grid, channels).shape[:2]
+    size = figures.as_image(real[0], grid, channels).shape[:2]
     fig, axes = figures.panels(len(shown), titles, aspect=size[0] / size[1])
     for row, (i, m) in zip(axes, shown, strict=True):
         index = masks.targets[i, m, : masks.target_length[i, m]]
-        whole = figures.three_channels(as_image(real[i], grid, channels))
+        whole = figures.three_channels(figures.as_image(real[i], grid, channels))
         figures.show(row[0], whole, size)
         figures.show(row[1], context_only(whole, masks.context[i], grid), size)
         sketches = [sketch[i, m, : len(index)] for each in drawn.values() for sketch in each]
         for axis, sketch in zip(row[2:], sketches, strict=True):
-            figures.show(
-                axis, figures.three_channels(on_image(real[i], index, sketch, grid, channels)), size
-            )
+            drawn_in = figures.on_image(real[i], index, sketch, grid, channels)
+            figures.show(axis, figures.three_channels(drawn_in), size)
         for axis in row:
             outline(axis, index, grid, size, figures.MARK, 0.8)
     figures.save(fig, path)
