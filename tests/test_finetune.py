@@ -91,11 +91,6 @@ def test_learning_rate_warms_up_and_falls():
     assert rates == pytest.approx([0, 0.0025, 0.005, 0.0025, 1e-6], rel=1e-3)
 
 
-def test_smoothed_labels():
-    found = finetune.smooth_labels(jnp.asarray([1]), 4, 0.1)
-    np.testing.assert_allclose(found, [[0.025, 0.925, 0.025, 0.025]], rtol=1e-6)
-
-
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_targets_have_the_shares_of_what_is_seen(mixup, cutmix):
     # Image k is all k, so that its mean tells how much there is of which.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jepa_jax import ijepa
 from jepa_jax.errors import UserError
@@ -147,7 +147,7 @@ def logits(
 def train_step(run: Finetuning, state: State, batch: Batch) -> tuple[State, Float[Array, ""]]:
     """The new state, and the loss before."""
     recipe = run.recipe
-    targets = smooth_labels(batch.labels, run.classes, recipe.label_smoothing)
+    targets = optax.smooth_labels(jax.nn.one_hot(batch.labels, run.classes), recipe.label_smoothing)
     images = ijepa.normalize(run.backbone, batch.images)
     key = run.key("mix", state.step)
     images, targets = mix(key, images, targets, recipe.mixup, recipe.cutmix)
@@ -173,11 +173,6 @@ def train_step(run: Finetuning, state: State, batch: Batch) -> tuple[State, Floa
 
 def _adam() -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=0.9, b2=0.999)
-
-
-def smooth_labels(labels: Int[Array, " B"], classes: int, amount: float) -> Float[Array, "B C"]:
-    """The label with probability 1 - amount, and any class with `amount`."""
-    return optax.smooth_labels(jax.nn.one_hot(labels, classes), amount)
 
 
 def mix(

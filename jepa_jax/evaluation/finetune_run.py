@@ -16,13 +16,13 @@ from jepa_jax.config import defaults
 from jepa_jax.console import new_console, say
 from jepa_jax.data.broken import Broken
 from jepa_jax.data.loader import TrainBatches, evaluation_batches
-from jepa_jax.data.protocol import Example, Indices, Labels
+from jepa_jax.data.protocol import Indices, Labels
 from jepa_jax.data.transforms import EvalView
+from jepa_jax.data.validation_split import ChosenSource
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_options
 from jepa_jax.evaluation.features import collect, stream
 from jepa_jax.evaluation.finetune import Batch, Finetuning, Recipe, State, init, logits, train_step
-from jepa_jax.evaluation.splits import Split
 from jepa_jax.evaluation.task import Protocol, Result, Task
 from jepa_jax.parallel.processes import gather, is_first
 from jepa_jax.parallel.sharding import batch_parts, batch_sharding, process_share, tree_sharding
@@ -77,28 +77,13 @@ class FewLabels(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
-    """The images of a split, as a source of their own."""
+class Chosen(ChosenSource):
+    """The images of a split, as a source of their own, with the labels that it has in memory."""
 
-    split: Split
-
-    @property
-    def labelled(self) -> bool:
-        return True
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self.split.classes
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self.split.source[int(self.split.index[index])]
-        return example._replace(label=int(self.split.labels[index]))
+    known: Labels
 
     def labels(self, indices: Indices) -> Labels:
-        return self.split.labels[indices]
+        return self.known[indices]
 
 
 def run(task: Task, options: Options) -> Result:
@@ -172,8 +157,9 @@ def _loader(task: Task, options: Options) -> TrainBatches:
             f" {fitting}"
         )
     data = _as_trained(task, options)
+    chosen = Chosen(task.train.source, task.train.index, task.train.labels)
     return TrainBatches(
-        Chosen(task.train), data, seed=task.seed, batch_size=size, shard=process_share(task.mesh)
+        chosen, data, seed=task.seed, batch_size=size, shard=process_share(task.mesh)
     )
 
 
@@ -197,12 +183,11 @@ def _as_trained(task: Task, options: Options) -> ConfigDict:
 
 
 def _finetuning(task: Task, options: Options, loader: TrainBatches) -> Finetuning:
-    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
     backbone = task.model.backbone
     encoder = backbone.encoder.clone(dtype=jnp.dtype(options.dtype))
     return Finetuning(
         dataclasses.replace(backbone, encoder=encoder),
-        Recipe(**fields),
+        options,
         task.classes,
         loader.steps_per_epoch,
         task.seed,
