@@ -10,7 +10,7 @@ import pytest
 
 from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import open_source
-from jepa_jax.evaluation.features import Encode, collect, patch_features, pooled_features, stream
+from jepa_jax.evaluation.features import Encode, collect, stream
 from jepa_jax.ijepa import init
 from jepa_jax.parallel.sharding import make_mesh, tree_sharding
 from jepa_jax.training.setup import build_model
@@ -77,7 +77,8 @@ def test_rows_that_a_mesh_mixes_come_back_in_order(model_and_target, alone):
     (batch,) = evaluation_batches(open_source(tiny().data, "train"), tiny().data, 16, INDICES)
     mixed = np.random.default_rng(0).permutation(16)
     mixed = {key: value[mixed] for key, value in batch.items()}
-    found = pooled_features(*model_and_target, [mixed], mesh)
+    model, target = model_and_target
+    found = collect(stream(Encode(model), target, [mixed], mesh))
     assert found.index.tolist() == INDICES
     np.testing.assert_allclose(found.values, alone.values[:, -16:], atol=1e-5)
 
@@ -85,6 +86,7 @@ def test_rows_that_a_mesh_mixes_come_back_in_order(model_and_target, alone):
 def test_pooled_features_are_the_mean_of_the_patches(model_and_target, alone):
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     batches = evaluation_batches(open_source(tiny().data, "train"), tiny().data, 5, INDICES)
-    patches = patch_features(*model_and_target, batches, mesh).values
+    model, target = model_and_target
+    patches = collect(stream(Encode(model, patches=True), target, batches, mesh)).values
     assert patches.shape == (10, 16, 16)
     np.testing.assert_allclose(patches.mean(1), alone.values[:, -16:], atol=1e-5)

@@ -9,7 +9,7 @@ from PIL import Image
 from jepa_jax.config import defaults
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
-from jepa_jax.evaluation.features import pixel_features
+from jepa_jax.evaluation.features import pixels_in_a_row
 from jepa_jax.evaluation.probe import Probe
 from jepa_jax.evaluation.splits import open_splits
 from jepa_jax.parallel.sharding import make_mesh
@@ -59,9 +59,7 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path):
         write(tmp_path, split, ["black", "grey", "white"])
         (tmp_path / split / "black" / "7.png").write_bytes(b"damaged")
     probed = probe(config(tmp_path))
-    features, labels = probed._look(
-        lambda batches: pixel_features(batches, probed._mesh), probed._splits[0]
-    )
+    features, labels = probed._look(pixels_in_a_row, (), probed._splits[0])
     assert len(features) == len(labels) == 23
     assert labels.tolist() == 7 * [0] + 8 * [1] + 8 * [2]
     assert probed.pixel_scores() == {"knn": 1.0, "linear": 1.0}

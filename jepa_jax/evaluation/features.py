@@ -54,33 +54,11 @@ class Encode:
         return features if self.patches else features.mean(axis=1)
 
 
-def pooled_features(
-    model: Any, params: Any, batches: Iterable[dict], mesh: jax.sharding.Mesh
-) -> Features:
-    """The average of an image's patch features (n, D).
-
-    Args:
-      params: of an encoder; the paper takes the target encoder's.
-      batches: of `evaluation_batches`, with the share of `process_share(mesh)`.
-      mesh: over which the batches are split.
-    """
-    return collect(stream(Encode(model), params, batches, mesh))
-
-
-def patch_features(
-    model: Any, params: Any, batches: Iterable[dict], mesh: jax.sharding.Mesh
-) -> Features:
-    """Every patch's features (n, N, D)."""
-    return collect(stream(Encode(model, patches=True), params, batches, mesh))
-
-
-def pixel_features(batches: Iterable[dict], mesh: jax.sharding.Mesh) -> Features:
-    """The pixels themselves (n, F), what any encoder should be better than."""
-    return collect(stream(pixels_in_a_row, (), batches, mesh))
-
-
 def pixels_in_a_row(params: Any, images: Array) -> Array:
-    """Images (B, H, W, C) to (B, F), in 0..1."""
+    """Images (B, H, W, C) to (B, F), in 0..1: what any encoder should be better than.
+
+    Args: params: none, `()`.
+    """
     pixels = images.astype(jnp.float32) / 255.0
     count, height, width, channels = pixels.shape
     if max(height, width) > PIXEL_SIDE:
@@ -98,6 +76,7 @@ def stream(
 
     Args:
       function: is compiled; one that is equal to it is not compiled again.
+      batches: of `evaluation_batches`, with the share of `process_share(mesh)`.
     """
     with jax.set_mesh(mesh):
         sent = (_look(function, params, *_spread(batch, mesh)) for batch in batches)

@@ -1,6 +1,7 @@
 """The quick look at frozen features: k-NN and a linear probe on held-out images."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from jepa_jax import ijepa
 from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import Source
-from jepa_jax.evaluation.features import pixel_features, pooled_features
+from jepa_jax.evaluation.features import Encode, collect, pixels_in_a_row, stream
 from jepa_jax.evaluation.knn import knn_accuracy
 from jepa_jax.evaluation.linear import linear_probe_accuracy
 from jepa_jax.evaluation.splits import Split, open_splits
@@ -48,14 +49,14 @@ class Probe:
 
     def scores(self, model: ijepa.IJEPA, params: Any) -> dict[str, float]:
         """Accuracies {knn, linear} (0..1) of an encoder's pooled features."""
-        return self._scores(lambda batches: pooled_features(model, params, batches, self._mesh))
+        return self._scores(Encode(model), params)
 
     def pixel_scores(self) -> dict[str, float]:
         """The same of raw pixels."""
-        return self._scores(lambda batches: pixel_features(batches, self._mesh))
+        return self._scores(pixels_in_a_row, ())
 
-    def _scores(self, features) -> dict[str, float]:
-        train, test = (self._look(features, split) for split in self._splits)
+    def _scores(self, function: Callable, params: Any) -> dict[str, float]:
+        train, test = (self._look(function, params, split) for split in self._splits)
         return from_first(
             {
                 "knn": knn_accuracy(*train, *test, neighbours=self._neighbours),
@@ -63,11 +64,10 @@ class Probe:
             }
         )
 
-    def _look(self, features, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    def _look(self, function: Callable, params: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Features and labels of what can be read."""
         share, index = process_share(self._mesh), split.index
-        found = features(
-            evaluation_batches(split.source, self._data, self._batch_size, index, shard=share)
-        )
+        batches = evaluation_batches(split.source, self._data, self._batch_size, index, shard=share)
+        found = collect(stream(function, params, batches, self._mesh))
         sound = found.index == index  # the others are replaced by their neighbours
         return found.values[sound], split.labels[sound]

@@ -13,7 +13,7 @@ from jepa_jax.config import grid, mask_spec
 from jepa_jax.data.loader import evaluation_batches, evaluation_images
 from jepa_jax.data.sources import open_source
 from jepa_jax.data.subset import spread
-from jepa_jax.evaluation.features import patch_features
+from jepa_jax.evaluation.features import Encode, collect, stream
 from jepa_jax.parallel.processes import is_first
 from jepa_jax.parallel.sharding import batch_parts, process_share
 from jepa_jax.visualize.curves import loss_curve
@@ -41,7 +41,7 @@ def draw_run(
     parts = batch_parts(mesh)
     size = parts * math.ceil(len(index) / parts)
     batches = evaluation_batches(source, config.data, size, index, shard=process_share(mesh))
-    features = patch_features(model, target, batches, mesh)
+    features = collect(stream(Encode(model, patches=True), target, batches, mesh))
     if not is_first():
         return
     images = evaluation_images(source, config.data, index)
