@@ -105,7 +105,7 @@ def test_what_is_finished_is_not_done_again(asked, monkeypatch, capsys):
     evaluate(asked)
     before, table = results(asked), capsys.readouterr().out.splitlines()[:12]
     monkeypatch.setattr("jepa_jax.evaluation.run._run", None)
-    monkeypatch.setattr("jepa_jax.evaluation.extractor.evaluation_batches", None)
+    monkeypatch.setattr("jepa_jax.evaluation.extractor.mesh_batches", None)
     evaluate(asked)
     assert results(asked) == before
     assert capsys.readouterr().out.splitlines()[:12] == table
@@ -125,7 +125,7 @@ def test_the_same_weights_under_another_name_have_a_line_of_their_own(asked, tmp
 
 def test_another_protocol_takes_the_same_features(asked, monkeypatch):
     evaluate(asked)
-    monkeypatch.setattr("jepa_jax.evaluation.extractor.evaluation_batches", None)
+    monkeypatch.setattr("jepa_jax.evaluation.extractor.mesh_batches", None)
     evaluate(dataclasses.replace(asked, protocols=["knn", "linear"]))
     assert [found["protocol"] for found in results(asked)] == ["knn", "linear"]
 

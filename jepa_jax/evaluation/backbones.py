@@ -41,7 +41,7 @@ class Backbone(Protocol):
     def stream(
         self, batches: Iterable[dict], mesh: jax.sharding.Mesh, layers: int, patches: bool
     ) -> Iterator[Rows]:
-        """Features of batches of `evaluation_batches`, of the share of `process_share(mesh)`.
+        """Features of batches of `mesh_batches`.
 
         Args:
           layers: so many of the last ones side by side.

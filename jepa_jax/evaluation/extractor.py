@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -13,16 +12,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jepa_jax.console import new_console, progress_bar
-from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.evaluation.backbones import Backbone, digest
 from jepa_jax.evaluation.cache import cached_features
-from jepa_jax.evaluation.features import Features, Rows
+from jepa_jax.evaluation.features import Features, Rows, mesh_batches
 from jepa_jax.evaluation.splits import Split
-from jepa_jax.parallel.sharding import batch_parts, process_share
 from jepa_jax.training.about import data_identity
 
-BATCH = 256  # images, or a few more where devices must share them; features do not depend on it
 SHARD, DENSE_SHARD = 1024, 64  # images of a part of the cache; of one with features of each patch
 
 
@@ -77,14 +73,8 @@ class Extractor:
     def _compute(
         self, split: Split, rows: np.ndarray, layers: int, patches: bool
     ) -> Iterator[Rows]:
-        parts = batch_parts(self.mesh)
-        batches = evaluation_batches(
-            split.source,
-            self.data,
-            parts * math.ceil(BATCH / parts),
-            split.index[rows],
-            shard=process_share(self.mesh),
-            view=self.view,
+        batches = mesh_batches(
+            split.source, self.data, split.index[rows], self.mesh, view=self.view
         )
         with progress_bar(self.console, f"features of {split.name}") as bar:
             task = bar.add_task("", total=len(split), completed=len(split) - len(rows), values="")

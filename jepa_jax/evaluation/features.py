@@ -1,6 +1,7 @@
 """Frozen features of images: of an encoder's last layer or layers, or the pixels themselves."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,10 +12,15 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float32, Int32
+from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
-from jepa_jax.parallel.sharding import batch_sharding
+from jepa_jax.data.loader import evaluation_batches
+from jepa_jax.data.protocol import Indices, Source
+from jepa_jax.data.transforms import EvalView
+from jepa_jax.parallel.sharding import batch_parts, batch_sharding, process_share
 
+BATCH = 256  # images; features do not depend on it
 PIXEL_SIDE = 32  # larger images are shrunk to it before their pixels serve as features
 
 
@@ -66,6 +72,25 @@ def pixels_in_a_row(params: Any, images: Array) -> Array:
     return pixels.reshape(count, -1)
 
 
+def mesh_batches(
+    source: Source,
+    data: ConfigDict,
+    index: Indices,
+    mesh: jax.sharding.Mesh,
+    *,
+    view: EvalView | None = None,
+    size: int = BATCH,
+) -> Iterator[dict]:
+    """This process's share of batches of `evaluation_batches`.
+
+    Args:
+      size: of a batch, or a few more where devices must share them.
+    """
+    parts = batch_parts(mesh)
+    size = parts * math.ceil(size / parts)
+    return evaluation_batches(source, data, size, index, shard=process_share(mesh), view=view)
+
+
 def stream(
     function: Callable[[Any, Array], Array],
     params: Any,
@@ -76,7 +101,7 @@ def stream(
 
     Args:
       function: is compiled; one that is equal to it is not compiled again.
-      batches: of `evaluation_batches`, with the share of `process_share(mesh)`.
+      batches: of `mesh_batches`.
     """
     with jax.set_mesh(mesh):
         sent = (_look(function, params, *_spread(batch, mesh)) for batch in batches)

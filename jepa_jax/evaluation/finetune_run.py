@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from jepa_jax.config import defaults
 from jepa_jax.console import new_console, say
 from jepa_jax.data.broken import Broken
-from jepa_jax.data.loader import TrainBatches, evaluation_batches
+from jepa_jax.data.loader import TrainBatches
 from jepa_jax.data.protocol import Indices, Labels
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.data.validation_split import ChosenSource
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_options
-from jepa_jax.evaluation.features import collect, stream
+from jepa_jax.evaluation.features import collect, mesh_batches, stream
 from jepa_jax.evaluation.finetune import Batch, Finetuning, Recipe, State, init, logits, train_step
 from jepa_jax.evaluation.task import Protocol, Result, Task
 from jepa_jax.parallel.processes import gather, is_first
@@ -29,7 +29,6 @@ from jepa_jax.parallel.sharding import batch_parts, batch_sharding, process_shar
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
 
 IN_FLIGHT = 2  # steps that are sent off before one is waited for
-TEST_BATCH = 256
 DTYPES = ("float32", "bfloat16")
 PLAIN = ("crop_aspect", "colour_jitter", "greyscale", "blur")  # of training crops, as by default
 
@@ -219,14 +218,8 @@ class _Classify:
 
 
 def _accuracy(task: Task, fine: Finetuning, params: Any) -> float:
-    parts = batch_parts(task.mesh)
-    batches = evaluation_batches(
-        task.test.source,
-        task.data,
-        parts * math.ceil(TEST_BATCH / parts),
-        task.test.index,
-        shard=process_share(task.mesh),
-        view=task.model.view,
+    batches = mesh_batches(
+        task.test.source, task.data, task.test.index, task.mesh, view=task.model.view
     )
     found = collect(stream(_Classify(fine), params, batches, task.mesh))
     sound = task.sound(task.test, found.index)

@@ -1,6 +1,5 @@
 """The quick look at frozen features: k-NN and a linear probe on held-out images."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,16 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jepa_jax import ijepa
-from jepa_jax.data.loader import evaluation_batches
 from jepa_jax.data.sources import Source
-from jepa_jax.evaluation.features import Encode, collect, pixels_in_a_row, stream
+from jepa_jax.evaluation.features import Encode, collect, mesh_batches, pixels_in_a_row, stream
 from jepa_jax.evaluation.knn import knn_accuracy
 from jepa_jax.evaluation.linear import linear_probe_accuracy
 from jepa_jax.evaluation.splits import Split, open_splits
 from jepa_jax.parallel.processes import from_first
-from jepa_jax.parallel.sharding import batch_parts, process_share
-
-BATCH = 256  # images, or a few more where devices must share them; features do not depend on it
 
 
 class Probe:
@@ -34,8 +29,6 @@ class Probe:
 
     def __init__(self, config: ConfigDict, train: Source, mesh: jax.sharding.Mesh):
         self._mesh = mesh
-        parts = batch_parts(mesh)
-        self._batch_size = parts * math.ceil(BATCH / parts)
         self._data = config.data
         self._neighbours = config.probe.neighbours
         self._splits = open_splits(
@@ -66,8 +59,7 @@ class Probe:
 
     def _look(self, function: Callable, params: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Features and labels of what can be read."""
-        share, index = process_share(self._mesh), split.index
-        batches = evaluation_batches(split.source, self._data, self._batch_size, index, shard=share)
+        batches = mesh_batches(split.source, self._data, split.index, self._mesh)
         found = collect(stream(function, params, batches, self._mesh))
-        sound = found.index == index  # the others are replaced by their neighbours
+        sound = found.index == split.index  # the others are replaced by their neighbours
         return found.values[sound], split.labels[sound]

@@ -1,6 +1,5 @@
 """The pictures that a finished run leaves in its folder."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ from ml_collections import ConfigDict
 
 from jepa_jax import ijepa, masks
 from jepa_jax.config import grid, mask_spec
-from jepa_jax.data.loader import evaluation_batches, evaluation_images
+from jepa_jax.data.loader import evaluation_images
 from jepa_jax.data.sources import open_source
 from jepa_jax.data.subset import spread
-from jepa_jax.evaluation.features import Encode, collect, stream
+from jepa_jax.evaluation.features import Encode, collect, mesh_batches, stream
 from jepa_jax.parallel.processes import is_first
-from jepa_jax.parallel.sharding import batch_parts, process_share
 from jepa_jax.visualize.curves import loss_curve
 from jepa_jax.visualize.masks import mask_overlay
 from jepa_jax.visualize.pca import pca_overview
@@ -38,9 +36,7 @@ def draw_run(
     split = config.data.test_split or config.data.train_split
     source = open_source(config.data, split)
     index = spread(len(source), IMAGES)
-    parts = batch_parts(mesh)
-    size = parts * math.ceil(len(index) / parts)
-    batches = evaluation_batches(source, config.data, size, index, shard=process_share(mesh))
+    batches = mesh_batches(source, config.data, index, mesh, size=len(index))
     features = collect(stream(Encode(model, patches=True), target, batches, mesh))
     if not is_first():
         return
