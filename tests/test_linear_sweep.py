@@ -79,15 +79,15 @@ def test_each_head_is_trained_as_if_alone(monkeypatch):
 def test_reaches_what_the_exact_solution_does(sweep):
     train, test = (x.reshape(len(x), -1) for x in (TRAIN[0], TEST[0]))
     exact = linear_probe_accuracy(train, TRAIN[1], test, TEST[1])
-    assert sweep.accuracy(PAIR[1]) > exact - 0.02 > 0.8  # of the head that sees the same
+    assert sweep.test[1] > exact - 0.02 > 0.8  # of the head that sees the same
 
 
 def test_the_best_may_be_named_with_and_without_the_test_images():
     sweep = linear_sweep.Sweep(HEADS[:8], test=tuple(range(8)), held_out=(9, 3, 4, 2, 1, 0, 8, 7))
-    assert sweep.best() == HEADS[7]
-    assert sweep.chosen() == HEADS[0]
-    assert sweep.chosen([(1, True)]) == HEADS[6]
-    assert sweep.accuracy(HEADS[6]) == 6
+    both = [(1, False), (1, True)]
+    assert sweep.best(sweep.test, both) == 7
+    assert sweep.best(sweep.held_out, both) == 0
+    assert sweep.best(sweep.held_out, both[1:]) == 6
 
 
 def test_held_out_images_are_not_trained_on():

@@ -74,24 +74,15 @@ class Sweep(NamedTuple):
     test: tuple[float, ...]  # of each, trained on all training images
     held_out: tuple[float, ...]  # of each on a tenth of them, trained on the others
 
-    def best(self, seeing: Sequence[tuple[int, bool]] | None = None) -> Head:
-        """The head that is best on the test images: what the paper reports.
+    def best(self, scores: Sequence[float], seeing: Sequence[tuple[int, bool]]) -> float:
+        """The accuracy on the test images of the head that is best in `scores`.
 
         Args:
-          seeing: (layers, norm) of the heads that count; None: all.
+          scores: of each head: by `test` the paper reports, `held_out` is without the test images.
+          seeing: (layers, norm) of the heads that count.
         """
-        return self._best(self.test, seeing)
-
-    def chosen(self, seeing: Sequence[tuple[int, bool]] | None = None) -> Head:
-        """The one that is best on held-out training images: chosen without the test images."""
-        return self._best(self.held_out, seeing)
-
-    def accuracy(self, head: Head) -> float:
-        return self.test[self.heads.index(head)]
-
-    def _best(self, scores: Sequence[float], seeing) -> Head:
-        counts = [h for h in self.heads if seeing is None or (h.layers, h.norm) in seeing]
-        return max(counts, key=lambda head: scores[self.heads.index(head)])
+        counts = [i for i, head in enumerate(self.heads) if (head.layers, head.norm) in seeing]
+        return self.test[max(counts, key=scores.__getitem__)]
 
 
 def linear_sweep(
@@ -343,8 +334,8 @@ def run(task: Task, options: Options) -> Result:
     rows_of = {_name(*one): [one] for one in inputs} | {f"all {len(sweep.heads)} heads": inputs}
     rows = {
         name: {
-            "best of them": sweep.accuracy(sweep.best(seeing)),
-            "chosen on held-out images": sweep.accuracy(sweep.chosen(seeing)),
+            "best of them": sweep.best(sweep.test, seeing),
+            "chosen on held-out images": sweep.best(sweep.held_out, seeing),
         }
         for name, seeing in rows_of.items()
     }
@@ -352,7 +343,7 @@ def run(task: Task, options: Options) -> Result:
         head._asdict() | {"test": test, "held_out": held_out}
         for head, test, held_out in zip(*sweep, strict=True)
     ]
-    return Result(sweep.accuracy(sweep.best()), rows, details={"heads": heads})
+    return Result(sweep.best(sweep.test, inputs), rows, details={"heads": heads})
 
 
 def _name(layers: int, norm: bool) -> str:
