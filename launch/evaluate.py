@@ -78,9 +78,10 @@ def main() -> None:
 
 
 def stored(checkpoint: str):
-    from jepa_jax.evaluation.opening import stored_recipe
+    from jepa_jax.evaluation.opening import first_run
 
-    return stored_recipe(checkpoint.split(","))
+    run = first_run(checkpoint.split(","))
+    return run and run.config
 
 
 if __name__ == "__main__":

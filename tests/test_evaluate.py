@@ -21,7 +21,7 @@ from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.finetune_run import FINETUNE
 from jepa_jax.evaluation.lowshot import LOWSHOT
-from jepa_jax.evaluation.opening import How, image_size, open_backbone, stored_recipe
+from jepa_jax.evaluation.opening import How, first_run, image_size, open_backbone
 from jepa_jax.evaluation.report import ResultsFile
 from jepa_jax.evaluation.run import Asked, _ImageTasks, _key, evaluate
 from jepa_jax.evaluation.segmentation import SEGMENTATION
@@ -46,7 +46,7 @@ def run(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def asked(run, tmp_path) -> Asked:
-    recipe = stored_recipe([str(run)])
+    recipe = first_run([str(run)]).config
     return Asked([str(run)], ["knn"], recipe, out=str(tmp_path / "out"), **FEW)
 
 
@@ -56,7 +56,7 @@ def results(asked: Asked) -> list[dict]:
 
 def look(run, folder, layers: int = 1, patches: bool = False, how: How | None = None):
     """Features of the test split, and its images and labels."""
-    config = stored_recipe([str(run)])
+    config = first_run([str(run)]).config
     _, test = open_splits(config.data, **FEW)
     backbone = open_backbone(str(run), config, how or How())
     extract = Extractor(backbone, config.data, make_mesh((1, 1, 1)), folder)

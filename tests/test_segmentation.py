@@ -11,7 +11,7 @@ from jepa_jax.data.transforms import EvalView
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation import segmentation
 from jepa_jax.evaluation.features import Features
-from jepa_jax.evaluation.opening import stored_recipe
+from jepa_jax.evaluation.opening import first_run
 from jepa_jax.evaluation.run import Asked, evaluate
 from jepa_jax.evaluation.segmentation import UNLABELLED, Options, Pixels
 from jepa_jax.evaluation.splits import Split
@@ -139,7 +139,7 @@ def run(tmp_path_factory):
 
 
 def asked(run, out, protocol: str, **data) -> Asked:
-    config = stored_recipe([str(run)])
+    config = first_run([str(run)]).config
     config.data.update(**data)
     settings = [f"{protocol}.epochs=1", f"{protocol}.learning_rates=0.01"]
     return Asked([str(run)], [protocol], config, settings, str(out), train_images=40, test_images=9)

@@ -11,12 +11,11 @@ from jepa_jax.config import defaults
 from jepa_jax.console import new_console, say
 from jepa_jax.data.sources import Source, open_source, other_images
 from jepa_jax.data.splits import check_classes
-from jepa_jax.data.subset import subset
 from jepa_jax.errors import UserError
 from jepa_jax.evaluation.extractor import Extractor
 from jepa_jax.evaluation.features_file import Content, check_suffix, write
 from jepa_jax.evaluation.opening import How, check_names, check_recipe, open_backbone
-from jepa_jax.evaluation.splits import ALL, Split
+from jepa_jax.evaluation.splits import ALL, drawn
 from jepa_jax.parallel.processes import is_first, wait_for_all
 from jepa_jax.parallel.sharding import make_mesh
 from jepa_jax.training.storage import local_path
@@ -61,9 +60,11 @@ def extract(asked: Asked) -> None:
     check_suffix(out)
     check_names([asked.checkpoint])
     config = _config(asked)
-    split = open_split(config.data, asked.split or config.data.train_split, asked.count)
+    name = asked.split or config.data.train_split
+    source = open_source(config.data, name)
     if asked.images:
-        check_classes(split.classes, asked.images, "name one of them, as in --images=photos/val")
+        check_classes(source.classes, asked.images, "name one of them, as in --images=photos/val")
+    split = drawn(name, source, asked.count, seed=0, labelled=source.labelled)
     backbone = open_backbone(asked.checkpoint, config, asked.how)
     mesh = make_mesh((jax.device_count(), 1, 1))
     parts = out.with_name(f"{out.name}.parts")
@@ -82,14 +83,6 @@ def extract(asked: Asked) -> None:
         shape = " × ".join(map(str, values.shape))
         say(console, f"{out} has features of {backbone.name}: {shape}, {labels}")
     wait_for_all("extract")
-
-
-def open_split(data: ConfigDict, name: str, count: int) -> Split:
-    """So many images of a split, or all, labelled or not."""
-    source = open_source(data, name)
-    index = subset(len(source), count, seed=0)
-    labels = source.labels(index) if source.labelled else None
-    return Split(name, source, index, labels, source.classes)
 
 
 def _config(asked: Asked) -> ConfigDict:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jepa_jax.errors import UserError, did_you_mean
 from jepa_jax.evaluation.backbones import Backbone, Encoders, Pixels, untrained
 from jepa_jax.evaluation.transformers_backbone import PREFIX, open_transformers
 from jepa_jax.interop.load import ENCODERS, load
-from jepa_jax.interop.runs import find_checkpoint
+from jepa_jax.interop.runs import Checkpoint, find_checkpoint
 from jepa_jax.pretrained import Pretrained
 from jepa_jax.validation import check_fast_resizer, validate
 
@@ -143,11 +144,11 @@ def image_size(given: list[str] | None) -> tuple[int, int] | None:
     return height, width
 
 
-def stored_recipe(names: list[str]) -> ConfigDict | None:
-    """What the first of the checkpoints that is a run of ours was trained by."""
+def first_run(names: Sequence[str]) -> Checkpoint | None:
+    """The newest checkpoint of the first of them that is a run of ours."""
     for name in names:
         path = epath.Path(name).expanduser()
         if name not in WORDS and path.is_dir():
             with contextlib.suppress(UserError):  # a folder of another kind, or a damaged run
-                return find_checkpoint(path).config
+                return find_checkpoint(path)
     return None

@@ -1,11 +1,10 @@
 """The evaluation: of each backbone the features, each protocol on them, and what came out."""
 
-import contextlib
 import dataclasses
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,14 +21,13 @@ from jepa_jax.errors import UserError
 from jepa_jax.evaluation.backbones import digest
 from jepa_jax.evaluation.extractor import Extractor, images_identity
 from jepa_jax.evaluation.given_features import given_task
-from jepa_jax.evaluation.opening import How, check_names, check_recipe, open_backbone
+from jepa_jax.evaluation.opening import How, check_names, check_recipe, first_run, open_backbone
 from jepa_jax.evaluation.options import choose
 from jepa_jax.evaluation.paper import encoder_name, paper_numbers
 from jepa_jax.evaluation.protocols import PROTOCOLS
 from jepa_jax.evaluation.report import ResultsFile, result_table, summary_table
 from jepa_jax.evaluation.splits import ALL, Split, open_splits
 from jepa_jax.evaluation.task import Protocol, Task
-from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.parallel.processes import from_first, is_first
 from jepa_jax.parallel.sharding import make_mesh
 from jepa_jax.training.storage import local_path
@@ -262,13 +260,9 @@ def _place(data: ConfigDict, split: str, labelled: bool) -> str:
 
 
 def _out(asked: Asked) -> pathlib.Path:
-    return local_path(asked.out or _of_a_run(asked.checkpoints))
-
-
-def _of_a_run(checkpoints: Sequence[str]) -> pathlib.Path:
-    """`evaluation` in the folder of the first of them that is a run."""
-    for name in checkpoints:
-        with contextlib.suppress(UserError):  # it is none
-            found = find_checkpoint(epath.Path(name).expanduser())
-            return found.folder.parent.parent / "evaluation"
-    raise UserError("say where results go: --out=evaluation")
+    if asked.out:
+        return local_path(asked.out)
+    run = first_run(asked.checkpoints)
+    if run is None:
+        raise UserError("say where results go: --out=evaluation")
+    return local_path(run.folder.parent.parent / "evaluation")

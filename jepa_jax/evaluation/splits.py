@@ -68,15 +68,23 @@ def open_splits(
     train = train or open_source(data, data.train_split)
     test = open_source(data, data.test_split)
     check_overlap(data, data.train_split, data.test_split)
+    for name, source in ((data.train_split, train), (data.test_split, test)):
+        if labelled and not source.labelled:
+            raise UserError(f"{no_labels(data, name)}; {remedy}")
+    first = drawn(data.train_split, train, train_images, seed, labelled)
+    second = drawn(data.test_split, test, test_images, seed, labelled)
     if not labelled:
-        both = (data.train_split, train, train_images), (data.test_split, test, test_images)
-        indices = [subset(len(source), count, seed) for _, source, count in both]
-        return tuple(Split(*each[:2], index) for each, index in zip(both, indices, strict=True))
-    first = _split(data, data.train_split, train, train_images, seed, remedy)
-    second = _split(data, data.test_split, test, test_images, seed, remedy)
+        return first, second
     # What is held out at random may be all that there is of a rare class.
     whole = len(first) == len(train) and not data.get("validation")
     return first, matched(first, second, whole, f", or {remedy}")
+
+
+def drawn(name: str, source: Source, count: int, seed: int, labelled: bool) -> Split:
+    """At most so many images of a source, at random; with their labels or without."""
+    index = subset(len(source), count, seed)
+    labels = source.labels(index) if labelled else None
+    return Split(name, source, index, labels, source.classes)
 
 
 def matched(train: Split, test: Split, whole: bool, remedy: str = "") -> Split:
@@ -105,15 +113,6 @@ def held_out(images: int, seed: int) -> Bool[np.ndarray, " n"]:
         True
     )
     return apart
-
-
-def _split(
-    data: ConfigDict, name: str, source: Source, count: int, seed: int, remedy: str
-) -> Split:
-    if not source.labelled:
-        raise UserError(f"{no_labels(data, name)}; {remedy}")
-    index = subset(len(source), count, seed)
-    return Split(name, source, index, source.labels(index), source.classes)
 
 
 def _renumbered(split: Split, train: Split) -> Split:
