@@ -90,7 +90,6 @@ def test_runs_where_implicit_transfers_are_forbidden():
         ({"train_features": TRAIN[0][:, None]}, "averaging over patches"),
         ({"test_labels": TEST[1].astype(float)}, "give integers"),
         ({"test_features": TEST[0] * np.float32("nan")}, "NaN"),
-        ({"neighbours": 0}, "above zero"),
     ],
 )
 def test_wrong_input_is_answered_in_one_line(change, message):

@@ -108,7 +108,6 @@ def test_settings_are_tried_though_the_only_image_of_a_class_is_held_out():
         ({"test_labels": TEST[1][:-1]}, "one label for each image"),
         ({"train_features": TRAIN[0][:, 1:]}, "same model"),
         ({"train_labels": np.zeros_like(TRAIN[1])}, "at least two"),
-        ({"l2": 0.0}, "above zero"),
     ],
 )
 def test_wrong_input_is_answered_in_one_line(change, message):

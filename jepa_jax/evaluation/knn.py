@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float64, Int
 
-from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_options, check_probe_input
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
@@ -85,8 +84,7 @@ def knn_accuracy(
     have counts as wrong.
 
     Raises:
-      UserError: the shapes do not go together, training has fewer than two classes, or
-        `neighbours` or `temperature` is not positive.
+      UserError: the shapes do not go together, or training has fewer than two classes.
 
     >>> train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     >>> test = np.array([[5.0, 1.0], [0.1, 0.3]])
@@ -94,10 +92,6 @@ def knn_accuracy(
     0.5
     """
     check_probe_input(train_features, train_labels, test_features, test_labels)
-    if neighbours < 1 or temperature <= 0:
-        raise UserError(
-            f"neighbours={neighbours}, temperature={temperature}: give values above zero"
-        )
     found = nearest(train_features, train_labels, test_features, neighbours)
     return float(np.mean(found.vote(neighbours, temperature) == test_labels))
 

@@ -18,7 +18,6 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int
 
-from jepa_jax.errors import UserError
 from jepa_jax.evaluation.checks import check_options, check_probe_input
 from jepa_jax.evaluation.splits import held_out
 from jepa_jax.evaluation.task import Protocol, Result, Task
@@ -110,14 +109,7 @@ def linear_sweep(
 
     Args:
       train_features: of the last L layers, the last one at the end; in memory of the device.
-
-    Raises:
-      UserError: the shapes do not go together, training has fewer than two classes, or a head
-        needs more layers than there are, or there are no epochs.
     """
-    _check(train_features, train_labels, test_features, test_labels, heads)
-    if epochs < 1:
-        raise UserError(f"linear_sweep.epochs={epochs}: give 1 or more")
     classes, labels = np.unique(train_labels, return_inverse=True)
     apart = held_out(len(labels), seed)
     run = partial(_accuracies, classes=len(classes), heads=heads, epochs=epochs, seed=seed)
@@ -301,28 +293,13 @@ def moments_of(features: Float[np.ndarray, "n L D"]) -> tuple[Array, Array]:
     return jax.device_put((mean.astype(np.float32), scale.astype(np.float32)))
 
 
-def _check(train_features, train_labels, test_features, test_labels, heads: Sequence[Head]) -> None:
-    for features in (train_features, test_features):
-        if np.ndim(features) != 3:
-            raise UserError(
-                f"features have shape {np.shape(features)}: give (images, layers, width)"
-            )
-    train, test = (x.reshape(len(x), -1) for x in (train_features, test_features))
-    check_probe_input(train, train_labels, test, test_labels)
-    layers = max(head.layers for head in heads)
-    if layers > train_features.shape[1]:
-        raise UserError(
-            f"a head needs {layers} layers, but features are of {train_features.shape[1]}: give"
-            " those of more layers, or leave that head out"
-        )
-
-
 def run(task: Task, options: Options) -> Result:
     """The best head on the test images and the one chosen without them, by what heads see."""
     layers = max(options.layers)
     (train, train_labels), (test, test_labels) = (
         task.features(split, layers) for split in (task.train, task.test)
     )
+    check_probe_input(train, train_labels, test, test_labels)
     train, test = (features.reshape(len(features), layers, -1) for features in (train, test))
     sweep = linear_sweep(
         *(train, train_labels, test, test_labels),
