@@ -105,12 +105,12 @@ def test_checkpoints_are_measured(tmp_path, capsys):
 
 def test_the_last_save_is_part_of_a_round(tmp_path, monkeypatch):
     waited = []
-    monkeypatch.setattr(checkpoint._Training, "__init__", lambda *_: None)
-    monkeypatch.setattr(checkpoint._Training, "steps", lambda *_, **__: waited.append("steps"))
-    training = checkpoint._Training()
-    training._folder, training._config = tmp_path, tiny()
-    training.checkpoints = SimpleNamespace(wait=lambda: waited.append("saved"))
-    training.careful_steps(2, 2)
+    monkeypatch.setattr(checkpoint._Run, "__init__", lambda *_: None)
+    monkeypatch.setattr(checkpoint._Run, "steps", lambda *_, **__: waited.append("steps"))
+    run = checkpoint._Run()
+    run._folder, run.training = tmp_path, SimpleNamespace(config=tiny())
+    run.checkpoints = SimpleNamespace(wait=lambda: waited.append("saved"))
+    run.careful_steps(2, 2)
     assert waited == ["steps", "saved"]
 
 
