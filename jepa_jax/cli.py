@@ -4,8 +4,13 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
+
+BEGAN = time.time()
+HERE = os.path.dirname(os.path.realpath(sys.argv[0]))
+sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags

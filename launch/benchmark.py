@@ -23,17 +23,10 @@ gpu: all there is to tell of one GPU: ViT-B/16, L/16 and H/14 (or --config), eac
   with which it is fastest, MFU, memory, hours of the recipe. Goes on after what --out holds.
 """
 
-import os
 import pathlib
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-from ml_collections import config_flags
 
 from jepa_jax import cli
+from jepa_jax.cli import config_flags, flags
 
 RECIPES = ("vitb16", "vitl16", "vith14")  # of gpu
 
@@ -170,7 +163,7 @@ def gpu(config, folder):
     from jepa_jax.benchmark.gpu_report import measure_each, report
 
     if config is None:
-        found = pathlib.Path(HERE).parent / "configs"
+        found = pathlib.Path(__file__).resolve().parents[1] / "configs"
         recipes = {name: runpy.run_path(f"{found / name}.py")["get_config"]() for name in RECIPES}
     else:
         path = config_flags.get_config_filename(flags.FLAGS["config"])

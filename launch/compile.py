@@ -8,15 +8,8 @@ chips' peak (--mfu), hours. --config.KEY=VALUE changes a setting, such as --conf
 Exit codes: 0 fits, or it is not known what memory there is; 1 does not fit, 2 wrong input.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CONFIG = cli.config_flag()
 TOPOLOGY = flags.DEFINE_string(

@@ -10,15 +10,8 @@ The checkpoint is whatever `jepa_jax.load` reads. Exit codes: 0 finished, 2 wron
 a file can't be read or written.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, .pth.tar file or folder.")
 OUT = flags.DEFINE_string("out", None, "Folder (hf) or file (reference) to write.")

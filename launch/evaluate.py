@@ -14,15 +14,8 @@ goes on where it was stopped, and shows what is finished. Exit codes: 0 finished
 a folder can't be read or written.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CONFIG = cli.config_flag()
 CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Runs, .pth.tar files, folders; or see above.")

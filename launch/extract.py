@@ -13,15 +13,8 @@ The same command goes on where it was stopped. Exit codes: 0 finished, 2 wrong i
 can't be read or written.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CONFIG = cli.config_flag()
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", "A run, .pth.tar file, folder; or see above.")

@@ -11,15 +11,8 @@ masks: how often each patch is seen and predicted, how many patches are left for
 run: where the time went, over all starts of the run in that folder; also while it goes on.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CONFIG = cli.config_flag()
 OUT = flags.DEFINE_string("out", "inspect", "Folder for the pictures.")

@@ -9,14 +9,9 @@ where it stopped. Exit codes: 0 finished, 2 wrong input, 75 stopped by a signal.
 """
 
 import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
 
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 FROM = flags.DEFINE_string(
     "from",

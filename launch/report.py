@@ -10,14 +10,9 @@ wrong input, 74 a file can't be read or written.
 """
 
 import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
 
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 OUT = flags.DEFINE_string("out", None, "The file; report.html in the first folder, if none.")
 PRICE = flags.DEFINE_float("price", None, "Of an hour of one device; without it no cost is told.")

@@ -15,13 +15,8 @@ import os
 import shlex
 import sys
 
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-from ml_collections import config_flags
-
 from jepa_jax import cli
+from jepa_jax.cli import config_flags, flags
 
 CONFIG = cli.config_flag()
 OUT = flags.DEFINE_string("out", None, "Folder of the runs' folders.")

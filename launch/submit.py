@@ -16,16 +16,10 @@ slurm: a job that saves before its time is over, and is queued again until it is
 Exit codes: 0 finished or submitted, 2 wrong input, 75 stopped, others as the run's own.
 """
 
-import os
 import sys
 
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-from ml_collections import config_flags
-
 from jepa_jax import cli
+from jepa_jax.cli import config_flags, flags
 
 CONFIG = cli.config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, which all hosts can reach.")

@@ -10,17 +10,8 @@ on may change what has no say in what is learned, and its length; other changes 
 by itself as it hung or as other processes did not come up.
 """
 
-import os
-import sys
-import time
-
-BEGAN = time.time()
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CONFIG = cli.config_flag()
 WORKDIR = flags.DEFINE_string(
@@ -60,7 +51,7 @@ def main() -> int:
         config = changed(config, changes)
         print("rescaled:", ", ".join(f"{key}={value}" for key, value in changes.items()))
     with TOGETHER():
-        return train(config, WORKDIR.value, FORCE.value, BEGAN)
+        return train(config, WORKDIR.value, FORCE.value, cli.BEGAN)
 
 
 if __name__ == "__main__":

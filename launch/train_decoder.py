@@ -11,15 +11,8 @@ command goes on where it was stopped, and more --steps train on. Exit codes: 0 f
 input, 74 a folder can't be read or written, 75 stopped by a signal after what was done was saved.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, or one of its checkpoints.")
 OUT = flags.DEFINE_string("out", None, "Folder to write into; `decoder` in the run's, if none.")

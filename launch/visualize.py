@@ -16,15 +16,8 @@ Images are of the split that is held out, if there is one. Exit codes: 0 finishe
 the folder can't be read or written.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
-
-from absl import flags
-
 from jepa_jax import cli
+from jepa_jax.cli import flags
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's folder, or one of its checkpoints.")
 WHAT = flags.DEFINE_list("what", [], "Which pictures; all, if none is named.")
