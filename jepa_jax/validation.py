@@ -6,8 +6,9 @@ Each message is one line that names the key and the nearest value that would do.
 import difflib
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jepa_jax.config import architecture, defaults, mask_spec, mesh_shape
@@ -132,7 +133,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
 
 def unknown_key(key: str) -> str | None:
     """What is wrong with a dotted key, or None: for overrides on a command line."""
-    known = list(_flat(defaults()))
+    known = list(flatten_dict(defaults().to_dict(), sep="."))
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return None
     return f"config has no key {key!r}{_hint(key, known)}"
@@ -327,14 +328,6 @@ def _is(value, kind: type) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _flat(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def _get(config: ConfigDict, key: str):

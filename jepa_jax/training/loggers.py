@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jaxtyping import Float
 from ml_collections import ConfigDict
 from PIL import Image
@@ -135,7 +136,7 @@ class MLflow:
                 )
             )
             run = self._client.create_run(experiment, run_name=folder.name)
-            for key, value in _flat(config.to_dict()):
+            for key, value in flatten_dict(config.to_dict(), sep=".").items():
                 self._client.log_param(run.info.run_id, key, value)
             return run.info.run_id
 
@@ -299,11 +300,3 @@ def _picture(file: os.PathLike) -> Image.Image:
     """One that may lie in a bucket."""
     with Image.open(io.BytesIO(epath.Path(file).read_bytes())) as image:
         return image.convert("RGB")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = ""):
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

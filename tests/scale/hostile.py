@@ -22,6 +22,7 @@ import tempfile
 import traceback
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +32,7 @@ from jepa_jax.data.decoding import decode
 from jepa_jax.data.sources import open_source
 from jepa_jax.errors import UserError
 from jepa_jax.training import loop
-from jepa_jax.validation import _flat, validate
+from jepa_jax.validation import validate
 from tests.packing import make_tar, make_zip
 from tests.pictures import POSSIBLE, saved
 from tests.tiny import tiny
@@ -78,7 +79,8 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def config(folder: pathlib.Path, rng: random.Random) -> None:
     c = tiny()
-    for key in rng.sample(sorted(_flat(defaults())), rng.choice((1, 1, 2, 4))):
+    known = sorted(flatten_dict(defaults().to_dict(), sep="."))
+    for key in rng.sample(known, rng.choice((1, 1, 2, 4))):
         *sections, name = key.split(".")
         section = c
         for part in sections:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jepa_jax.errors import UserError
@@ -95,7 +96,7 @@ def read_record(path: epath.PathLike, name: str) -> Record:
     return Record(
         name,
         plain_settings(stored_config(config)),
-        dict(flat(environment)),
+        flatten_dict(environment, sep="."),
         rows,
         workdir.events(),
         results,
@@ -132,13 +133,4 @@ def all_keys(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def plain_settings(config: ConfigDict) -> dict[str, Any]:
     """Flat, as JSON has them."""
-    return dict(flat(json.loads(config.to_json())))
-
-
-def flat(tree: Mapping[str, Any], prefix: str = ""):
-    """(dotted key, value) of all leaves."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    return flatten_dict(json.loads(config.to_json()), sep=".")
