@@ -110,7 +110,7 @@ def test_equal_numbers_are_not_told_as_another_recipe(exported):
     config["data"]["crop_scale"] = [0.3, 1]  # the default is (0.3, 1.0)
     config["train"]["epochs"] = 7
     card = model_card(dataclasses.replace(model, about={"config": config}))
-    assert card.split("```")[-2] == "\ntrain.epochs = 7\n"
+    assert card.split("```")[-2] == "\ntrain.epochs = 7.0\n"
 
 
 def test_the_other_encoder_is_not_there(exported):

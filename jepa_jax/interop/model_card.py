@@ -3,14 +3,15 @@
 import json
 from typing import Any
 
-from jepa_jax.config import defaults
 from jepa_jax.pretrained import Pretrained
+from jepa_jax.training.changes import differing, stored_config
 
 WHICH = {
     "target": "the **target encoder**, the moving average that I-JEPA is evaluated with",
     "context": "the **context encoder**, which was trained by gradient descent",
     "": "an encoder; the file that it was read from does not tell which",
 }
+PRIVATE = ("data.path", "data.mixture")  # where the images lay is nobody's business
 
 
 def model_card(pretrained: Pretrained) -> str:
@@ -58,27 +59,12 @@ def model_card(pretrained: Pretrained) -> str:
     ]
     if config := about.get("config"):
         lines += ["", "## Recipe", "", "What differs from jepa_jax's defaults:", "", "```"]
-        lines += [*_recipe(_plain(config), _plain(defaults().to_dict())), "```"]
+        own = differing(stored_config(config))
+        lines += [f"{key} = {json.dumps(own[key])}" for key in own if key not in PRIVATE]
+        lines.append("```")
     if results := about.get("results"):
         lines += ["", "## Results", "", *_results(results)]
     return "\n".join(lines) + "\n"
-
-
-def _recipe(config: dict[str, Any], default: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `key = value` of what differs; where the images lay is nobody's business."""
-    lines = []
-    for name, value in config.items():
-        key, usual = f"{prefix}{name}", default.get(name)
-        if isinstance(value, dict):
-            lines += _recipe(value, usual or {}, f"{key}.")
-        elif value != usual and key not in ("data.path", "data.mixture"):
-            lines.append(f"{key} = {json.dumps(value)}")
-    return lines
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """As JSON has it, without tuples."""
-    return json.loads(json.dumps(config, default=str))
 
 
 def _results(results: dict[str, Any]) -> list[str]:
