@@ -25,7 +25,7 @@ def cached_features(
     folder: pathlib.Path,
     index: Int[Array, " n"],
     compute: Callable[[Int[Array, " m"]], Iterable[Rows]],
-    shard: int = 1024,
+    shard: int,
 ) -> Features:
     """The features of some images: as they lie in the folder, or computed and put there.
 

@@ -101,7 +101,7 @@ def measure(model: ijepa.IJEPA, state: ijepa.State, batch: ijepa.Batch) -> Measu
     return jax.lax.with_sharding_constraint(measures, P())
 
 
-def part_of(batch: ijepa.Batch, accumulate: int = 1) -> ijepa.Batch:
+def part_of(batch: ijepa.Batch, accumulate: int) -> ijepa.Batch:
     """IMAGES of a batch, or more where they do not divide it, from every device's share of it.
 
     They are one of the parts in which the step takes the batch, thinned out if it is large, or

@@ -1,4 +1,4 @@
-"""Where patches look: the attention of an encoder's block."""
+"""Where patches look: the attention of an encoder's last block."""
 
 import functools
 import os
@@ -19,15 +19,13 @@ from jepa_jax.visualize import figures
 HEADS = 6  # that are drawn, at most
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=0)
 def attention_weights(
-    backbone: Backbone, params: Any, images: UInt8[jax.Array, "n H W C"], block: int = -1
+    backbone: Backbone, params: Any, images: UInt8[jax.Array, "n H W C"]
 ) -> Float[jax.Array, "n h N N"]:
-    """How much each patch (third axis) takes from each (fourth), by head; they sum to 1.
+    """How much each patch (third axis) takes from each (fourth) in the last block, by head.
 
-    Args:
-      params: of the encoder.
-      block: which of its blocks; -1 is the last.
+    They sum to 1; `params` are the encoder's.
     """
     encoder, tokens = backbone.encoder, []
 
@@ -41,7 +39,7 @@ def attention_weights(
     # Blocks may be scanned, out of which nothing is heard: they are called again one by one.
     x, blocks = tokens[0], params["transformer"]["blocks"]
     module = Block(encoder.heads, encoder.mlp_ratio, encoder.dtype, kernel="xla")
-    for i in range(block % encoder.depth + 1):
+    for i in range(encoder.depth):
         (x, _), heard = module.apply(
             {"params": jax.tree.map(lambda stacked, i=i: stacked[i], blocks)},
             x,

@@ -46,7 +46,6 @@ class Settings:
     batch_size: int = 32
     width: int = 96
     depth: int = 3
-    learning_rate: float = 1e-3
     seed: int = 0
 
 
@@ -59,7 +58,7 @@ def new_decoder(trained: Trained, settings: Settings) -> Decoder:
         heads=max(1, settings.width // 32),
     )
     side = drawn_side(tuple(config.data.image_size), config.model.patch_size)
-    return Decoder(trained.model, network, side, settings.learning_rate)
+    return Decoder(trained.model, network, side)
 
 
 def fit(

@@ -21,9 +21,9 @@ class Network(nn.Module):
     """
 
     grid: tuple[int, int]
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
+    width: int
+    depth: int
+    heads: int
 
     @nn.compact
     def __call__(

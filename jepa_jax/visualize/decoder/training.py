@@ -20,6 +20,7 @@ from jepa_jax.visualize.decoder.network import Network
 
 SIDE = 64  # pixels of a drawn image at most
 MOMENTUM = 0.998  # of the moving average of parameters, which draws
+LEARNING_RATE = 1e-3
 WARMUP = 50  # steps
 
 
@@ -35,12 +36,11 @@ class Decoder:
     model: ijepa.IJEPA
     network: Network
     side: int
-    learning_rate: float = 1e-3
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
         # The rate stays: a trained decoder may be trained on, and its average is what draws.
-        rate = optax.linear_schedule(0.0, self.learning_rate, WARMUP)
+        rate = optax.linear_schedule(0.0, LEARNING_RATE, WARMUP)
         return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-3))
 
 

@@ -23,8 +23,8 @@ def section(title: str, *parts: str) -> str:
     return f'<section id="{name}"><h2>{text(title)}</h2>\n{body}</section>' if body else ""
 
 
-def paragraph(words: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{text(words)}</p>' if kind else f"<p>{text(words)}</p>"
+def paragraph(words: str) -> str:
+    return f'<p class="pale">{text(words)}</p>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], marked: Sequence[str] = ()) -> str:
@@ -55,7 +55,7 @@ def picture(file: epath.Path, caption: str) -> str:
         with file.open("rb") as opened, Image.open(opened) as image:
             shown = image.convert("RGB")
     except (OSError, SyntaxError) as error:  # the latter is Pillow's for damage within
-        return paragraph(f"{file.name} can't be shown: {error}", "pale")
+        return paragraph(f"{file.name} can't be shown: {error}")
     shown.thumbnail((WIDEST, 10 * WIDEST))
     data = io.BytesIO()
     shown.save(data, "WEBP", quality=85)

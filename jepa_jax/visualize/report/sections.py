@@ -91,7 +91,7 @@ def verdicts(runs: Sequence[Record]) -> str:
             continue
         parts.append(f"<h3>{html.text(run.name)}</h3>")
         healthy = "" if any(verdict.get("severity") in BAD for verdict in said) else SOUND
-        parts.append(html.paragraph(f"The doctor looked {looks:,} times. {healthy}", "pale"))
+        parts.append(html.paragraph(f"The doctor looked {looks:,} times. {healthy}"))
         for verdict in said:
             kind, name = html.text(verdict.get("severity", "")), verdict.get("name", "")
             words = verdict.get("text") or "no longer so"
@@ -189,7 +189,7 @@ def settings(runs: Sequence[Record]) -> str:
     ]
     return html.section(
         "Config",
-        html.paragraph(words, "pale"),
+        html.paragraph(words),
         html.table(head, (row for row in rows if row[0] in own), between),
         html.details("All settings", html.table(head, rows, between)),
     )
