@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_jax import losses
 from jepa_jax.errors import StorageError, UserError
 from jepa_jax.interop import runs
 from jepa_jax.interop.runs import find_checkpoint
@@ -23,7 +24,7 @@ from jepa_jax.visualize.figures import on_image
 from jepa_jax.visualize.prediction import block_agreement
 from jepa_jax.visualize.retrieval import nearest, retrieval_overview
 from jepa_jax.visualize.similarity import centred, cosine, salient
-from jepa_jax.visualize.trained import normalize, read_trained
+from jepa_jax.visualize.trained import read_trained
 from tests.saving import save_run
 from tests.tiny import tiny
 
@@ -70,7 +71,7 @@ def test_predicted_pixels_are_compared_with_pixels(tmp_path, monkeypatch):
     visualize(tmp_path, ["predictions", "retrieval"], images=3, bank=9)
     images, bank = found["bank"]
     own = patchify(images / 255, 2)
-    np.testing.assert_allclose(bank, normalize((own - 0.3) / 0.4), atol=1e-4)
+    np.testing.assert_allclose(bank, losses.normalize_targets((own - 0.3) / 0.4), atol=1e-4)
     np.testing.assert_allclose(found["usual"], bank.mean(0), atol=1e-6)
 
 

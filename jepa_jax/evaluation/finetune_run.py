@@ -27,8 +27,8 @@ from jepa_jax.evaluation.task import Protocol, Result, Task
 from jepa_jax.parallel.processes import gather, is_first
 from jepa_jax.parallel.sharding import batch_parts, batch_sharding, process_share, tree_sharding
 from jepa_jax.training.checkpoints import Checkpoints, with_sharding
+from jepa_jax.training.rate import IN_FLIGHT
 
-IN_FLIGHT = 2  # steps that are sent off before one is waited for
 DTYPES = ("float32", "bfloat16")
 PLAIN = ("crop_aspect", "colour_jitter", "greyscale", "blur")  # of training crops, as by default
 

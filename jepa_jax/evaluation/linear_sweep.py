@@ -19,6 +19,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jepa_jax.evaluation.checks import check_options, check_probe_input
+from jepa_jax.evaluation.linear import layers_in_words
 from jepa_jax.evaluation.splits import held_out
 from jepa_jax.evaluation.task import Protocol, Result, Task
 
@@ -324,8 +325,7 @@ def run(task: Task, options: Options) -> Result:
 
 
 def _name(layers: int, norm: bool) -> str:
-    seen = "last layer" if layers == 1 else f"last {layers} layers"
-    return f"{seen}, {'batch norm and linear' if norm else 'linear'}"
+    return f"{layers_in_words(layers)}, {'batch norm and linear' if norm else 'linear'}"
 
 
 LINEAR_SWEEP = Protocol("linear_sweep", Options, run)

@@ -18,6 +18,7 @@ from jepa_jax.evaluation.features import Rows
 from jepa_jax.interop.extras import extra
 from jepa_jax.interop.safetensors_files import read_json
 from jepa_jax.training.checksums import checksums
+from jepa_jax.training.storage import summary
 
 PREFIX = "hf:"  # of the name of a backbone; a folder follows
 WARPED = 384  # images of this size and above are not cropped where a processor has `crop_pct`
@@ -127,7 +128,7 @@ def open_transformers(name: str, size: tuple[int, int] | None, pool: str) -> Tra
     except UserError:
         raise
     except Exception as error:  # of all kinds, on what is no vision model, or damaged
-        raise UserError(f"{folder} can't be loaded: {_first_line(error)}") from error
+        raise UserError(f"{folder} can't be loaded: {summary(error)}") from error
     # A pooler that was left out is not looked at, unless it is asked for.
     missing = [key for key in told["missing_keys"] if pool == "own" or "pooler" not in key]
     if missing:
@@ -213,7 +214,3 @@ def _patch_count(config: Any, images: Any) -> int:
     if not all(sides):
         return 0
     return (images.shape[2] // sides[0]) * (images.shape[3] // sides[1])
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

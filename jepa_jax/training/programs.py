@@ -7,6 +7,8 @@ import pathlib
 import jax
 from etils import epath
 
+from jepa_jax.training.storage import is_bucket
+
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
@@ -18,7 +20,7 @@ def keep_programs(folder: epath.Path) -> None:
     code: they are kept only in a local folder of this user's that nobody else may write, which is
     made if it isn't there. Those of a CPU are for its kind alone, and need Linux to tell which.
     """
-    if VARIABLE in os.environ or "://" in os.fspath(folder):
+    if VARIABLE in os.environ or is_bucket(folder):
         return
     own = pathlib.Path(folder)
     if jax.default_backend() == "cpu":

@@ -138,14 +138,13 @@ def audit_table(found: Audit) -> Table:
         ("a patch is seen in", percent(found.in_context.min(), found.in_context.max())),
         ("least seen third of rows or columns / most seen", f"{found.evenness:.2f}"),
         ("a patch is predicted in", percent(found.in_target.min(), found.in_target.max())),
-        (f"patches of one of the {spec.num_targets} target blocks", _span(found.block_size)),
+        (
+            f"patches of one of the {spec.num_targets} target blocks",
+            f"{found.block_size.min()} to {found.block_size.max()}",
+        ),
     ):
         table.add_row(name, value)
     return table
-
-
-def _span(sizes: Int[np.ndarray, "m"]) -> str:
-    return f"{sizes.min()} to {sizes.max()}"
 
 
 def draw_audit(found: Audit, path: str | os.PathLike) -> None:

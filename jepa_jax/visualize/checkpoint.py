@@ -11,14 +11,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jepa_jax import ijepa, masks
+from jepa_jax import ijepa, losses, masks
 from jepa_jax.config import grid, mask_spec
 from jepa_jax.console import new_console, say
 from jepa_jax.data.loader import evaluation_images
 from jepa_jax.data.sources import Source, open_source
 from jepa_jax.data.subset import spread, subset
 from jepa_jax.errors import UserError, did_you_mean
-from jepa_jax.interop.runs import find_checkpoint, read_run
+from jepa_jax.interop.runs import read_run
 from jepa_jax.visualize.attention import attention_overview, attention_weights
 from jepa_jax.visualize.map import NoMap, feature_map, tsne
 from jepa_jax.visualize.masks import mask_overlay
@@ -26,7 +26,7 @@ from jepa_jax.visualize.pca import pca_overview, pca_steps
 from jepa_jax.visualize.prediction import block_agreement, prediction_overview
 from jepa_jax.visualize.retrieval import retrieval_overview
 from jepa_jax.visualize.similarity import centred, salient, similarity_overview
-from jepa_jax.visualize.trained import Trained, normalize, read_trained
+from jepa_jax.visualize.trained import Trained, read_trained
 
 QUERIES = 4  # patches whose likes are shown
 
@@ -66,7 +66,7 @@ class Scene:
         model = self.trained.model
         if model.targets == "pixels":
             return np.asarray(ijepa.normal_pixels(model, jnp.asarray(self.bank_images)))
-        return normalize(self.bank)
+        return np.asarray(losses.normalize_targets(jnp.asarray(self.bank)))
 
     @functools.cached_property
     def masks(self) -> masks.Masks:
@@ -169,8 +169,7 @@ def visualize(
                 f"--what={name} is none of {', '.join(known)}{did_you_mean(name, known)}"
             )
     trained = read_trained(path)
-    folder = find_checkpoint(path).folder.parent
-    out = epath.Path(out).expanduser() if out else folder.parent / "pictures"
+    out = epath.Path(out).expanduser() if out else trained.folder.parent.parent / "pictures"
     with trained.config.unlocked():
         trained.config.data.update(data or {})
     config = trained.config.data
@@ -185,7 +184,7 @@ def visualize(
         file = out / f"{name}.png"
         try:
             if name == STEPS:
-                _steps(scene, folder, file)
+                _steps(scene, file)
             else:
                 PICTURES[name](scene, file)
         except NoMap as problem:
@@ -198,8 +197,8 @@ def visualize(
     return files
 
 
-def _steps(scene: Scene, folder: epath.Path, path: epath.Path) -> None:
-    features = {}
+def _steps(scene: Scene, path: epath.Path) -> None:
+    folder, features = scene.trained.folder.parent, {}
     for step in sorted(ocp.utils.checkpoint_steps(folder)):
         encoder = read_run(folder / str(step), "target")
         features[step] = encoder.patch_features(scene.images)

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from jepa_jax import ijepa, losses
+from jepa_jax import ijepa
 from jepa_jax.data.transforms import EvalView
 from jepa_jax.interop.runs import find_checkpoint, read_state
 from jepa_jax.masks import Masks
@@ -24,6 +25,7 @@ from jepa_jax.training.setup import build_model, purpose_key
 class Trained:
     """What a checkpoint holds but for the optimizer; computes in float32."""
 
+    folder: epath.Path  # of the checkpoint
     config: ConfigDict
     step: int
     model: ijepa.IJEPA
@@ -55,6 +57,7 @@ def read_trained(path: os.PathLike | str) -> Trained:
     """
     checkpoint = find_checkpoint(path)
     return Trained(
+        checkpoint.folder,
         checkpoint.config,
         checkpoint.step,
         _float32(checkpoint.config),
@@ -70,11 +73,6 @@ def untrained(trained: Trained) -> Trained:
     start = jax.jit(lambda key: ijepa.init(trained.model, key, shape))(key)
     start = jax.device_get(start)
     return dataclasses.replace(trained, step=0, params=start.params, target=start.target)
-
-
-def normalize(features: Float[np.ndarray, "n N D"]) -> Float[np.ndarray, "n N D"]:
-    """Features as the targets of the loss are made of them."""
-    return np.asarray(losses.normalize_targets(jnp.asarray(features)))
 
 
 def _float32(config: ConfigDict) -> ijepa.IJEPA:

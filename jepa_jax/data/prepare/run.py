@@ -3,7 +3,7 @@
 import dataclasses
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any
 
 from jepa_jax.data.prepare.display import Bar, broken_list, config_lines, result_table, say
 from jepa_jax.data.prepare.folder import Content, Folder
@@ -15,12 +15,6 @@ from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, STOPPED
 
 
-class Wish(Protocol):
-    """True once somebody asked to stop."""
-
-    def __bool__(self) -> bool: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Means:
     """What has no say in what is written.
@@ -28,12 +22,12 @@ class Means:
     Attributes:
       workers: processes.
       max_broken: share of the images that may be left out because they can't be read.
-      stop: the wish to stop.
+      stop: true once somebody asked to stop.
     """
 
     workers: int
     max_broken: float
-    stop: Wish
+    stop: Any
 
 
 def prepare(request: Request, means: Means) -> int:

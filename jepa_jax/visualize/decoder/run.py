@@ -16,7 +16,6 @@ from jepa_jax.console import new_console, say
 from jepa_jax.data.loader import evaluation_images
 from jepa_jax.data.sources import Source, open_source
 from jepa_jax.data.subset import spread, subset
-from jepa_jax.interop.runs import find_checkpoint
 from jepa_jax.training.signals import StopWish
 from jepa_jax.training.workdir import storage_of
 from jepa_jax.visualize.decoder.agreement import Agreement, agreement
@@ -71,8 +70,7 @@ def train_decoder(
     """
     settings, asked = settings or Settings(), asked or Asked()
     trained = read_trained(path)
-    run = find_checkpoint(path).folder.parent.parent
-    out = epath.Path(out).expanduser() if out else run / "decoder"
+    out = epath.Path(out).expanduser() if out else trained.folder.parent.parent / "decoder"
     with trained.config.unlocked():
         trained.config.data.update(data or {})
     config, console = trained.config.data, new_console()

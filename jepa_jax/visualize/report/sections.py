@@ -46,12 +46,7 @@ CAPTIONS = {
 }
 # Of what time went to, in the order of LINES.
 COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#E69F00", "#555555")
-COLORS += (
-    "#D55E00",
-    "#F0E442",
-    "#8a5a2b",
-    "#332288",
-)
+COLORS += ("#D55E00", "#F0E442", "#8a5a2b", "#332288")
 
 
 def overview(runs: Sequence[Record], price: float | None, currency: str) -> str:
