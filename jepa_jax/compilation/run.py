@@ -1,14 +1,12 @@
 """launch/compile.py: compiles, and tells what a run would need."""
 
-import contextlib
-
 from ml_collections import ConfigDict
 from rich.table import Table
 
 from jepa_jax.compilation.chips import Chip, local_devices, topology_devices
 from jepa_jax.compilation.search import largest
 from jepa_jax.compilation.step import Compilation, compile_step
-from jepa_jax.config import mesh_shape
+from jepa_jax.config import changed, mesh_shape
 from jepa_jax.console import new_console, say
 from jepa_jax.errors import UserError
 from jepa_jax.flops import flops_by_part, step_flops
@@ -61,23 +59,14 @@ def compile_recipe(
         tried = {config.train.batch_size // (ways * parts): compiled.fits(chip.memory)}
 
         def fits(number: int) -> bool:
-            with config.unlocked(), restored(config):
-                config.train.batch_size = number * ways * parts
-                found = compile_step(config, devices).fits(chip.memory)
+            other = changed(config, {"train.batch_size": number * ways * parts})
+            found = compile_step(other, devices).fits(chip.memory)
             say(console, f"{number * parts} images a chip: {'fit' if found else 'do not fit'}")
             return found
 
         most = largest(fits, next(iter(tried)), tried) * parts
         say(console, f"largest batch: {most} images a chip, {most * ways} in all")
     return compiled.fits(chip.memory)
-
-
-@contextlib.contextmanager
-def restored(config: ConfigDict):
-    """Gives the config its batch size back at the end."""
-    size = config.train.batch_size
-    yield
-    config.train.batch_size = size
 
 
 def memory_table(compiled: Compilation, chip: Chip) -> Table:
