@@ -1,7 +1,6 @@
 """What the encoder sees and what it must predict: the masks, drawn on their images."""
 
 import os
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -10,20 +9,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
 from jepa_jax.errors import UserError
+from jepa_jax.masks import Masks
 from jepa_jax.visualize import figures
 
 HIDDEN = 0.82  # grey level, 0..1, of patches that are not shown
 TINT = 0.3  # share of its colour that a target block is tinted with
 # Okabe and Ito's colours, which the colour-blind tell apart too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-
-
-class Masks(Protocol):
-    """What is drawn of a mask structure; patch indices in raster order."""
-
-    context: Int[np.ndarray, "n K"]
-    targets: Int[np.ndarray, "n M P"]  # padded
-    target_length: Int[np.ndarray, "n M"]  # how many of the P are real
 
 
 def mask_overlay(
