@@ -1,7 +1,6 @@
-"""Commands of other programs: shown as a shell would take them, and run."""
+"""Commands of other programs."""
 
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -17,11 +16,6 @@ INSTALL = {
     "xpk": "install it (pip install xpk), or leave --xpk out to use kubectl",
     "sbatch": "submit where SLURM is, such as on the login node of the cluster",
 }
-
-
-def shown(command: Sequence[str]) -> str:
-    """As a shell takes it."""
-    return shlex.join(command)
 
 
 def require(*programs: str) -> None:

@@ -11,7 +11,7 @@ from jepa_jax.exits import FINISHED, STOPPED
 from jepa_jax.submission import gke as kubernetes
 from jepa_jax.submission import slurm as batch
 from jepa_jax.submission import tpu as cloud_tpu
-from jepa_jax.submission.commands import checked, require, shown
+from jepa_jax.submission.commands import checked, require
 from jepa_jax.submission.environment import without_values
 from jepa_jax.submission.queued import QueuedResource
 from jepa_jax.submission.supervise import Supervisor
@@ -74,7 +74,7 @@ def look_at(resource: QueuedResource, do: str, *, poll_seconds: float, yes: bool
             "delete": [resource.describe(), resource.delete()],
         }[do]
         for command in commands:
-            _say(shown(command))
+            _say(shlex.join(command))
         _say(NOTHING_DONE)
         return FINISHED
     require("gcloud")

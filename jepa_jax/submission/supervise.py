@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from jepa_jax.errors import UserError
 from jepa_jax.exits import FINISHED, WRONG_INPUT
-from jepa_jax.submission.commands import call, checked, shown
+from jepa_jax.submission.commands import call, checked
 from jepa_jax.submission.gcloud import ask, explained
 from jepa_jax.submission.queued import QueuedResource
 from jepa_jax.submission.tpu import Tpu
@@ -191,7 +192,7 @@ class Supervisor:
         return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
 
     def _tell(self, command: Sequence[str]) -> None:
-        self._say(f"$ {shown(command)}")
+        self._say(f"$ {shlex.join(command)}")
 
 
 def _start(tpu: Tpu) -> Iterator[list[str]]:
