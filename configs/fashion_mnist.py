@@ -65,6 +65,5 @@ def get_config() -> ConfigDict:
     c.train.batch_size = 32
     c.train.epochs = 10.0
     c.train.warmup_epochs = 0.2
-    c.train.log_every = 50
     c.probe.every_epochs = 1.0
     return c
