@@ -20,7 +20,6 @@ from jepa_jax.pretrained import Pretrained
 from jepa_jax.validation import check_fast_resizer, validate
 
 WORDS = ("pixels", "untrained")  # that stand for no file
-CHOICES = (*ENCODERS, "both")
 VIEW = {"eval_crop": "share", "interpolation": "interpolation", "resizer": "resizer"}
 
 
