@@ -28,3 +28,13 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the folder {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+def pytest_configure(config):
+    # pytest-xdist would put files of many tests first, whatever these take.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Several processes first: they take longest, and wait for what leaves a core to others."""
+    items.sort(key=lambda item: "scale" not in item.path.parts)

@@ -1,10 +1,12 @@
 """The same global batches and losses on one process and on several, also after a change of both."""
 
+import functools
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -14,7 +16,10 @@ DEVICES = 4
 TIMEOUT = 240  # seconds; processes that lost one of them wait for it
 
 
-def train(workdir, processes: int, last: int) -> list[str]:
+Train = Callable[[pathlib.Path, int, int], list[str]]
+
+
+def steps_of(programs: pathlib.Path, workdir: pathlib.Path, processes: int, last: int) -> list[str]:
     """Steps up to `last` on four devices, shared among the processes; what each step saw."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -22,6 +27,8 @@ def train(workdir, processes: int, last: int) -> list[str]:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(DEVICES // processes),
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
     }
     started = [
@@ -48,16 +55,21 @@ def train(workdir, processes: int, last: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> list[str]:
-    return train(tmp_path_factory.mktemp("straight"), processes=1, last=6)
+def train(tmp_path_factory) -> Train:
+    return functools.partial(steps_of, tmp_path_factory.mktemp("programs"))
 
 
-def test_two_processes_equal_one(straight, tmp_path):
+@pytest.fixture(scope="module")
+def straight(train, tmp_path_factory) -> list[str]:
+    return train(tmp_path_factory.mktemp("straight"), 1, 6)
+
+
+def test_two_processes_equal_one(train, straight, tmp_path):
     assert len(straight) == 6
-    assert train(tmp_path, processes=2, last=6) == straight
+    assert train(tmp_path, 2, 6) == straight
 
 
-def test_going_on_with_other_process_counts_equals_straight_through(straight, tmp_path):
+def test_going_on_with_other_process_counts_equals_straight_through(train, straight, tmp_path):
     steps = []
     for processes, last in ((2, 3), (1, 5), (4, 6)):
         steps += train(tmp_path, processes, last)
