@@ -47,7 +47,7 @@ class Job:
         command = [sys.executable, ROOT / "launch" / "submit.py", "slurm", f"--name={self.name}"]
         paths = (f"--folder={self.folder}/code", f"--workdir={self.folder}/run")
         recipe = (f"--config={ROOT}/configs/digits.py", *SMALL, "--commit=HEAD")
-        passing = ("--tasks_per_node=2", "--env=JAX_PLATFORMS,SOME_TOKEN", "--yes")
+        passing = ("--tasks_per_node=2", "--env=JAX_PLATFORMS,SOME_TOKEN,XLA_FLAGS", "--yes")
         result = subprocess.run(
             [*command, *paths, *recipe, *passing, *words],
             env=self.here,
