@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 
 BEGAN = time.time()
-HERE = os.path.dirname(os.path.realpath(sys.argv[0]))
-sys.path[:] = [path for path in sys.path if path != HERE]  # inspect.py would hide Python's own
+if os.path.isfile(sys.argv[0]):  # a command, in whose folder inspect.py would hide Python's own
+    HERE = os.path.dirname(os.path.realpath(sys.argv[0]))
+    sys.path[:] = [path for path in sys.path if path != HERE]
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags

@@ -1,6 +1,7 @@
 """Wrong input on the command line: one line that says what to do, and exit code 2."""
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
@@ -158,3 +159,9 @@ def test_what_is_written_locally_is_not_meant_for_a_bucket(words: tuple[str, ...
 def test_a_bucket_without_its_package_is_one_line():
     told = refused("inspect", "run", "gs://bucket/run")
     assert told == "error: gs://… needs another package: pip install -e '.[gcs]'"
+
+
+def test_a_program_that_is_no_file_keeps_its_folder_on_the_path():
+    code = "import os, sys, jepa_jax.cli; sys.exit(os.getcwd() not in sys.path)"
+    path = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=path).returncode == 0
